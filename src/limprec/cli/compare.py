@@ -1,0 +1,94 @@
+"""``limprec compare``: the same network under several write-backs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from .options import (
+    BatchSize,
+    Context,
+    Data,
+    DataDir,
+    Epochs,
+    Model,
+    Momentum,
+    Out,
+    PlanName,
+    Rate,
+    Seed,
+    WeightDecay,
+    load_plan,
+    run_folder,
+)
+from .output import Json, print_json, print_table, print_text
+
+
+def compare(
+    model: Model = "lenet5",
+    data: Data = "digits",
+    plan: PlanName = "dfx8",
+    writebacks: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: nearest, stochastic, kahan, kahan-stochastic (a stochastically"
+            " rounded compensation), master."
+        ),
+    ] = "nearest,stochastic,kahan",
+    epochs: Epochs = None,
+    batch_size: BatchSize = 128,
+    lr: Rate = None,
+    momentum: Momentum = 0.9,
+    weight_decay: WeightDecay = None,
+    seed: Seed = 0,
+    context: Context = 128,
+    data_dir: DataDir = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Train one network in fp32 and under a plan with several write-backs, side by side.
+
+    Ends with a table and a report page. A variant that is finished already is read from the
+    folder, so an interrupted comparison goes on where it stopped.
+    """
+    precision_plan = load_plan(plan)
+    from ..lab.run import RunConfig, usual_epochs
+
+    base = RunConfig(
+        model=model,
+        data=data,
+        plan=precision_plan,
+        epochs=usual_epochs(data) if epochs is None else epochs,
+        batch_size=batch_size,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        seed=seed,
+        context=context,
+    )
+    from ..lab.data import load_data
+    from ..lab.variants import variants
+
+    rows = variants(base, [name.strip() for name in writebacks.split(",") if name.strip()])
+    data_set = load_data(data, data_dir=data_dir, context=context)
+    from ..lab import table
+    from ..lab.compare import compare as run
+    from ..lab.progress import StepProgress, progress_bars
+    from ..lab.report import write_report
+
+    folder = run_folder(out, "compare", model, data, plan)
+    with progress_bars() as bars:
+        results = run(rows, data_set, folder, on_start=lambda row: [StepProgress(bars, row.label)])
+    command = shlex.join(["limprec", *sys.argv[1:]])
+    report = write_report(results, folder / "report.html", command)
+    table.write_markdown(results, folder / "table.md", command)
+    if json:
+        print_json([result.as_dict() for result in results])
+        return
+    print_table(table.HEADER, table.rows(results))
+    for note in table.NOTES:
+        print_text(note)
+    print_text(f"\nReport: {report}")

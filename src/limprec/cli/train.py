@@ -1,0 +1,106 @@
+"""``limprec train``: one training run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import (
+    BatchSize,
+    Context,
+    Data,
+    DataDir,
+    Epochs,
+    Model,
+    Momentum,
+    Out,
+    PlanName,
+    Rate,
+    Seed,
+    WeightDecay,
+    load_plan,
+    run_folder,
+)
+from .output import Json, print_json, print_table, print_text
+
+
+def train(
+    model: Model = "lenet5",
+    data: Data = "mnist",
+    plan: PlanName = "dfx8",
+    writeback: Annotated[
+        str, typer.Option(help="How updates are stored: nearest, stochastic, kahan or master.")
+    ] = "kahan",
+    compensation_rounding: Annotated[
+        str | None, typer.Option(help="nearest or stochastic. [default: the plan's]")
+    ] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = 128,
+    lr: Rate = None,
+    momentum: Momentum = 0.9,
+    weight_decay: WeightDecay = None,
+    seed: Seed = 0,
+    context: Context = 128,
+    data_dir: DataDir = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a network under a precision plan, with checkpoints and logs.
+
+    The folder of the run holds checkpoints, metrics.csv, TensorBoard events and result.json.
+    """
+    from ..optim.writeback import parse_write_back
+
+    precision_plan = load_plan(plan)
+    parse_write_back(writeback)
+    from ..lab.run import RunConfig, usual_epochs
+
+    config = RunConfig(
+        model=model,
+        data=data,
+        plan=precision_plan,
+        writeback=writeback,
+        compensation_rounding=compensation_rounding,
+        epochs=usual_epochs(data) if epochs is None else epochs,
+        batch_size=batch_size,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        seed=seed,
+        context=context,
+    )
+    from ..lab.data import load_data
+
+    data_set = load_data(data, data_dir=data_dir, context=context)
+    from ..lab.progress import StepProgress, progress_bars
+    from ..lab.table import percent
+    from ..lab.trainer import train as run
+
+    folder = run_folder(out, model, data, plan, writeback)
+    with progress_bars() as bars:
+        label = f"{model} {plan} {writeback}"
+        result = run(
+            config,
+            data_set,
+            folder,
+            label=label,
+            resume=resume,
+            callbacks=(StepProgress(bars, label),),
+        )
+    if json:
+        print_json(result.as_dict())
+        return
+    lost = "" if result.updates_lost is None else percent(result.updates_lost)
+    print_table(
+        ("", ""),
+        [
+            ("test accuracy", f"{100 * result.accuracy:.2f} %"),
+            ("test loss", f"{result.loss:.4f}"),
+            ("updates lost", lost),
+            ("bits per parameter", f"{result.total_state_bits:.0f}"),
+            ("seconds", f"{result.seconds:.1f}"),
+        ],
+    )
+    print_text(f"Results in {folder}")

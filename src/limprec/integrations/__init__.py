@@ -1,0 +1,1 @@
+"""Other frameworks, one a file, each imported only by who uses it."""

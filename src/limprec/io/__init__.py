@@ -1,0 +1,1 @@
+"""Packing to real bits, checkpoints and export."""

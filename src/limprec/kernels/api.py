@@ -1,0 +1,125 @@
+"""The one door to the kernels: checks the arguments, picks the backend, says so once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from ..errors import KernelError
+from ..formats import Format, Precision, Rounding, parse_precision, parse_rounding
+from . import reference
+from .carrier import check_carrier, is_identity
+from .random import Key
+
+
+class Backend(StrEnum):
+    """Who computes. All of them give the same bits."""
+
+    AUTO = "auto"
+    """The fastest one that is there for the tensor at hand."""
+    REFERENCE = "reference"
+    """Plain PyTorch, any device: the semantics."""
+
+
+def quantize(
+    x: Tensor,
+    fmt: str | Format | Precision,
+    rounding: str | Rounding | None = None,
+    *,
+    seed: int | None = None,
+    stream: int = 0,
+    step: int = 0,
+    offset: int = 0,
+    out: Tensor | None = None,
+    backend: Backend = Backend.AUTO,
+) -> Tensor:
+    """Round every element to a format; the result keeps the shape and dtype of ``x``.
+
+    Args:
+        x: float32, float64, bfloat16 or float16 tensor of any shape, empty and non-contiguous
+            ones included.
+        fmt: a format, a precision or a short name, e.g. ``e5m2`` or ``dfx8:stochastic``.
+        rounding: the rounding mode; None takes the one in ``fmt``, else ``nearest``.
+        seed: for ``stochastic``, 0 to 2^64 - 1: the bits are a function of seed, stream, step and
+            row-major element index alone.
+        stream: one number a tensor and role, so that tensors under one seed differ.
+        step: the training step.
+        offset: index of the first element of ``x`` in the whole tensor that it is a shard of.
+        out: where to write; same shape, dtype and device as ``x``, may be ``x`` itself.
+        backend: who computes.
+
+    Returns:
+        ``out``, or a new tensor. NaN stays NaN. Infinities and overflow follow the format's
+        policy. No gradient flows: rounding is flat almost everywhere (``convert`` has the
+        straight-through estimator).
+
+    Raises:
+        FormatError: for an unknown name, or a format that the dtype of ``x`` cannot carry.
+        KernelError: for a wrong dtype, a mismatched ``out``, or ``stochastic`` without a seed.
+    """
+    precision = resolve(fmt, rounding)
+    if not isinstance(x, Tensor):
+        raise KernelError("quantize", f"{type(x).__name__} is no tensor", "give a torch.Tensor")
+    check_carrier(precision.format, x.dtype, "quantize")
+    if out is not None and (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device):
+        raise KernelError(
+            "quantize",
+            f"out is {out.dtype} {tuple(out.shape)} on {out.device},"
+            f" x is {x.dtype} {tuple(x.shape)} on {x.device}",
+            "give an out that matches x",
+        )
+    key = None
+    if precision.rounding is Rounding.STOCHASTIC:
+        if seed is None:
+            raise KernelError("quantize", "stochastic rounding without a seed", "pass seed=0, say")
+        key = Key(seed, stream, step, offset)
+    return round_to(x, precision, key, out=out, backend=backend)
+
+
+def quantize_(
+    x: Tensor,
+    fmt: str | Format | Precision,
+    rounding: str | Rounding | None = None,
+    *,
+    seed: int | None = None,
+    stream: int = 0,
+    step: int = 0,
+    offset: int = 0,
+    backend: Backend = Backend.AUTO,
+) -> Tensor:
+    """Round ``x`` in place and return it; arguments and errors as for ``quantize``."""
+    return quantize(
+        x,
+        fmt,
+        rounding,
+        seed=seed,
+        stream=stream,
+        step=step,
+        offset=offset,
+        out=x,
+        backend=backend,
+    )
+
+
+def resolve(fmt: str | Format | Precision, rounding: str | Rounding | None) -> Precision:
+    """Join a format and an optional rounding into one precision."""
+    precision = parse_precision(fmt)
+    return precision if rounding is None else Precision(precision.format, parse_rounding(rounding))
+
+
+def round_to(
+    x: Tensor,
+    precision: Precision,
+    key: Key | None,
+    *,
+    out: Tensor | None = None,
+    backend: Backend = Backend.AUTO,
+) -> Tensor:
+    """``quantize`` for callers that have already checked: the layers and the optimizers."""
+    with torch.no_grad():
+        if is_identity(precision.format, x.dtype):
+            return x.clone() if out is None else out if out is x else out.copy_(x)
+        y = reference.quantize(x, precision.format, precision.rounding, key)
+        return y if out is None else out.copy_(y)

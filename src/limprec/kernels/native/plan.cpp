@@ -1,0 +1,137 @@
+// Unpacking a request and deriving the facts that the kernels need.
+#include "plan.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace limprec {
+namespace {
+
+enum class Specials : uint8_t { IEEE, FN, FNUZ, FINITE };
+
+// Reads fields from the lowest bit up.
+class Fields {
+ public:
+  explicit Fields(int64_t packed) : rest_(static_cast<uint64_t>(packed)) {}
+  int take(int width) {
+    const int field = static_cast<int>(rest_ & ((1u << width) - 1));
+    rest_ >>= width;
+    return field;
+  }
+
+ private:
+  uint64_t rest_;
+};
+
+uint32_t float_bits(double value) {
+  const float narrow = static_cast<float>(value);
+  uint32_t bits;
+  std::memcpy(&bits, &narrow, sizeof bits);
+  return bits & 0x7fffffffu;
+}
+
+// Whether 2^exponent and 2^-exponent are both normal float32 numbers.
+bool has_inverse(int exponent) { return exponent >= -126 && exponent <= 126; }
+
+void floating_facts(Plan& plan, Fields& fields) {
+  const int exponent_bits = fields.take(4), m = fields.take(6), bias = fields.take(12) - 2048;
+  const bool subnormals = fields.take(1);
+  const auto specials = static_cast<Specials>(fields.take(2));
+  const bool saturate = fields.take(1);
+  const int min_exponent = 1 - bias;
+  const int max_exponent = (1 << exponent_bits) - (specials == Specials::IEEE ? 2 : 1) - bias;
+  const int missing = specials == Specials::FN ? 2 : 1;
+
+  // What lies beyond the range becomes. A directed rounding of a finite value may stop at max.
+  const double max = std::ldexp(2.0 - std::ldexp(missing, -m), max_exponent);
+  const double infinity = std::numeric_limits<double>::infinity();
+  const double overflow = saturate || specials == Specials::FINITE ? max
+                          : specials == Specials::IEEE             ? infinity
+                                                       : std::numeric_limits<double>::quiet_NaN();
+  const Rounding r = plan.rounding;
+  const bool held[2] = {r == Rounding::TOWARD_ZERO || r == Rounding::DOWN,
+                        r == Rounding::TOWARD_ZERO || r == Rounding::UP};
+  const double zero = specials == Specials::FNUZ ? 0.0 : -0.0;
+
+  Wide& w = plan.wide;
+  w.mantissa_bits = m;
+  w.min_exponent = min_exponent;
+  w.subnormals = subnormals;
+  w.max = max;
+  for (int s = 0; s < 2; s++) w.beyond[s] = held[s] ? max : overflow;
+  w.infinite = overflow;
+  w.zero = zero;
+
+  // Multiples of one unit below the smallest normal value. Where float32's own subnormals begin at
+  // the same place, its bit patterns are already in such units and no range needs special care.
+  const int unit = subnormals ? min_exponent - m : min_exponent;
+  const bool same_subnormals = subnormals && min_exponent == -126;
+  plan.narrow = m <= 23 && (same_subnormals || (min_exponent >= -126 && unit <= 0 && unit >= -126));
+  if (!plan.narrow) return;
+  NarrowFloating& n = plan.narrow_floating;
+  n.dropped = 23 - m;
+  n.low = (1u << n.dropped) - 1;
+  n.odd = n.dropped > 0;
+  n.half = (1u << n.dropped) >> 1;
+  n.limit = same_subnormals ? 0 : float_bits(std::ldexp(1.0, min_exponent));
+  n.unit = same_subnormals ? 1.0f : std::ldexp(1.0f, unit);
+  n.per_unit = same_subnormals ? 1.0f : std::ldexp(1.0f, -unit);
+  n.max = float_bits(max);
+  for (int s = 0; s < 2; s++) n.beyond[s] = float_bits(w.beyond[s]);
+  n.infinite = float_bits(overflow);
+  n.zero = static_cast<float>(zero);
+}
+
+void set_unit(Plan& plan, int exponent) {
+  plan.wide.unit_exponent = exponent;
+  // float32 holds the integers up to 2^24.
+  const bool codes_fit = plan.wide.code_max <= 0x1p24 && plan.wide.code_min >= -0x1p24;
+  plan.narrow = codes_fit && has_inverse(exponent) && plan.wide.modulus == 0;
+  if (!plan.narrow) return;
+  NarrowFixed& n = plan.narrow_fixed;
+  n.unit = std::ldexp(1.0f, exponent);
+  n.per_unit = std::ldexp(1.0f, -exponent);
+  n.min = static_cast<float>(plan.wide.code_min) * n.unit;
+  n.max = static_cast<float>(plan.wide.code_max) * n.unit;
+}
+
+}  // namespace
+
+Plan make_plan(int64_t packed, Carrier carrier, const Key& key) {
+  Fields fields(packed);
+  Plan plan{};
+  plan.kind = static_cast<Kind>(fields.take(2));
+  plan.rounding = static_cast<Rounding>(fields.take(3));
+  plan.simd = static_cast<Simd>(fields.take(2));
+  plan.carrier = carrier;
+  plan.key = key;
+  if (plan.kind == Kind::FLOATING) {
+    floating_facts(plan, fields);
+  } else {
+    const int bits = fields.take(6), fraction_bits = fields.take(12) - 2048;
+    const bool is_signed = fields.take(1), wrap = fields.take(1);
+    const bool dynamic = plan.kind == Kind::DYNAMIC;
+    plan.bits = bits;
+    plan.wide.code_max = std::ldexp(1.0, bits - (dynamic || is_signed)) - 1;
+    plan.wide.code_min = dynamic     ? -plan.wide.code_max
+                         : is_signed ? -std::ldexp(1.0, bits - 1)
+                                     : 0.0;
+    plan.wide.modulus = wrap ? std::ldexp(1.0, bits) : 0.0;
+    if (!dynamic) set_unit(plan, -fraction_bits);
+  }
+  return plan;
+}
+
+void set_scale(Plan& plan, double largest) {
+  plan.nan = !std::isfinite(largest);
+  int exponent = 0;
+  if (largest > 0 && !plan.nan) {
+    std::frexp(largest, &exponent);  // floor(log2 largest) + 1
+    exponent += 1 - plan.bits;
+  }
+  set_unit(plan, exponent);
+  plan.narrow = plan.narrow && !plan.nan;
+}
+
+}  // namespace limprec

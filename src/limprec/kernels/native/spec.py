@@ -1,0 +1,69 @@
+"""One precision as one integer, which ``plan.cpp`` unpacks: cheap to pass, constant in a graph."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from functools import lru_cache
+
+from ...formats import DynamicFixedPoint, FixedPoint, FloatingPoint, Precision, Rounding
+
+
+class Simd(IntEnum):
+    """Which instruction set to use. Every one gives the same bits; only tests and benchmarks ask."""
+
+    AUTO = 0
+    """The best that this CPU has."""
+    PORTABLE = 1
+    """The baseline of the architecture: SSE2, NEON."""
+    AVX2 = 2
+    AVX512 = 3
+    """AVX-512 F, BW, DQ and VL."""
+
+
+_ROUNDINGS = (
+    Rounding.NEAREST,
+    Rounding.NEAREST_AWAY,
+    Rounding.TOWARD_ZERO,
+    Rounding.DOWN,
+    Rounding.UP,
+    Rounding.STOCHASTIC,
+)
+_SPECIALS = ("ieee", "fn", "fnuz", "finite")
+
+
+@lru_cache(maxsize=4096)
+def pack(precision: Precision, simd: Simd = Simd.AUTO) -> int | None:
+    """Return the integer of a precision, or None if the native kernels do not know its format.
+
+    Fields from the lowest bit up, (value, width), as ``plan.cpp`` reads them.
+    """
+    fmt = precision.format
+    head = ((_ROUNDINGS.index(precision.rounding), 3), (int(simd), 2))
+    if isinstance(fmt, FloatingPoint):
+        assert fmt.bias is not None
+        return _join(
+            (0, 2),
+            *head,
+            (fmt.exponent_bits, 4),
+            (fmt.mantissa_bits, 6),
+            (fmt.bias + 2048, 12),
+            (fmt.subnormals, 1),
+            (_SPECIALS.index(fmt.specials), 2),
+            (fmt.overflow == "saturate", 1),
+        )
+    if isinstance(fmt, FixedPoint):
+        wrap = fmt.overflow == "wrap"
+        shape = ((fmt.bits, 6), (fmt.fraction_bits + 2048, 12), (fmt.signed, 1), (wrap, 1))
+        return _join((1, 2), *head, *shape)
+    if isinstance(fmt, DynamicFixedPoint):
+        return _join((2, 2), *head, (fmt.bits, 6))
+    return None
+
+
+def _join(*fields: tuple[int, int]) -> int:
+    packed = shift = 0
+    for value, width in fields:
+        assert 0 <= value < 1 << width, "a field outgrew its width"
+        packed |= int(value) << shift
+        shift += width
+    return packed

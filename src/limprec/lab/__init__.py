@@ -1,0 +1,1 @@
+"""The laboratory: models, data, training runs, comparisons and reports; needs the `lab` extra."""

@@ -1,0 +1,157 @@
+"""What a training run is asked for and what it gives: frozen, saved as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..errors import LabError
+from ..files import write_text
+from ..plan import Plan
+from .models import find_model
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run.
+
+    Args:
+        model: a name of ``lab.models``.
+        data: a name of ``lab.data``, e.g. ``mnist`` or ``text:FILE``.
+        plan: the precision plan, None for plain fp32 (the model is not converted).
+        writeback: how updates are stored; under None as ``plan`` it must be ``nearest``.
+        compensation_rounding: ``nearest``, ``stochastic``, or None for the plan's.
+        epochs: passes over the training set, 1 or more.
+        batch_size: 1 or more.
+        lr: peak learning rate of a cosine schedule that ends at 0; None for the model's usual.
+        momentum: of SGD.
+        weight_decay: None for the model's usual.
+        seed: of weights, data order and every rounding.
+        context: tokens of one input, for text.
+
+    Raises:
+        LabError: for an unknown model, or a number out of range.
+    """
+
+    model: str
+    data: str
+    plan: Plan | None = None
+    writeback: str = "kahan"
+    compensation_rounding: str | None = None
+    epochs: int = 3
+    batch_size: int = 128
+    lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float | None = None
+    seed: int = 0
+    context: int = 128
+
+    def __post_init__(self) -> None:
+        """Fill in the model's usual rate and decay, and check the numbers."""
+        entry = find_model(self.model)
+        if self.lr is None:
+            object.__setattr__(self, "lr", entry.lr)
+        if self.weight_decay is None:
+            object.__setattr__(self, "weight_decay", entry.weight_decay)
+        for name in ("epochs", "batch_size", "context"):
+            if getattr(self, name) < 1:
+                raise LabError("run", f"{name} is {getattr(self, name)}", "give 1 or more")
+        if not (math.isfinite(self.lr or 0) and (self.lr or 0) > 0):
+            raise LabError("run", f"lr is {self.lr}", "give more than 0")
+        if self.seed < 0:
+            raise LabError("run", f"seed is {self.seed}", "give 0 or more")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values; the plan as TOML text."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**values, "plan": self.plan.to_toml() if self.plan else None}
+
+
+def usual_epochs(data: str) -> int:
+    """Return how many epochs a data set usually gets: the tiny digits more than the others."""
+    return 30 if data == "digits" else 3
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run measured.
+
+    Args:
+        label: how tables call it.
+        config: ``RunConfig.as_dict()``.
+        accuracy: share of the test set classified rightly after the last epoch (next tokens for
+            text), 0 to 1.
+        loss: mean cross entropy over the test set, nats.
+        updates_lost: share of the non-zero updates that left no trace, or None if not counted.
+        state_bits: role -> bits per parameter of training state, averaged over the parameters.
+        mac_energy: joules of one step's multiply-adds per sample, by the table it names.
+        history: one record an epoch.
+        seconds: wall-clock time of the training.
+        environment: versions, machine and date.
+    """
+
+    label: str
+    config: Mapping[str, Any]
+    accuracy: float
+    loss: float
+    updates_lost: float | None
+    state_bits: Mapping[str, float]
+    mac_energy: float
+    history: tuple[Mapping[str, Any], ...]
+    seconds: float
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def total_state_bits(self) -> float:
+        """Bits per parameter of everything that training keeps."""
+        return sum(self.state_bits.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, whole or not at all."""
+        write_text(path, json.dumps(self.as_dict(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> RunResult:
+        """Read what ``save`` wrote.
+
+        Raises:
+            LabError: if the file is damaged.
+        """
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**raw, "history": tuple(raw["history"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise LabError("run", f"{path} is damaged: {error}", "delete it") from None
+
+
+def environment() -> dict[str, str]:
+    """Return versions, processor and date, for results that are kept."""
+    import datetime
+
+    return {
+        "limprec": version("limprec"),
+        "torch": version("torch"),
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = (line.split(":", 1)[1] for line in lines if line.startswith("model name"))
+        return next(names).strip()
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,226 @@
+"""One training run on Lightning: checkpoints, logs, resuming, and a measured result."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor, nn
+
+from ..costs import step_energy, training_state_bits
+from ..errors import LabError
+from ..integrations.lightning import LostUpdates
+from ..nn import convert
+from ..optim import SGD
+from .data import DataSet
+from .models import Task, build_model
+from .run import RunConfig, RunResult, environment
+
+Metrics = dict[str, float]
+
+
+class Training(pl.LightningModule):
+    """A model, its data and its optimizer, as a run describes them."""
+
+    def __init__(self, config: RunConfig, data: DataSet) -> None:
+        super().__init__()
+        self.config, self.data = config, data
+        task = Task(data.kind, tuple(data.input_shape), data.num_classes)
+        self.model: nn.Module = build_model(config.model, task, config.seed)
+        if config.plan is not None:
+            convert(self.model, config.plan, seed=config.seed)
+        self.history: list[dict[str, float]] = []
+        self._sums = torch.zeros(3, dtype=torch.float64)  # train loss, correct, count
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.model(x)
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean cross entropy of a batch."""
+        loss, correct, count = self._loss(batch)
+        self._sums += torch.tensor(
+            [float(loss.detach()) * count, correct, count], dtype=torch.float64
+        )
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's means."""
+        self._sums.zero_()
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the test means."""
+        self._test = torch.zeros(3, dtype=torch.float64)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a test batch."""
+        loss, correct, count = self._loss(batch)
+        self._test += torch.tensor(
+            [float(loss.detach()) * count, correct, count], dtype=torch.float64
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the test means, and keep them as the epoch's record."""
+        loss, accuracy = (self._test[:2] / self._test[2]).tolist()
+        self.log_dict({"test_loss": loss, "test_accuracy": accuracy}, prog_bar=True)
+        train = (self._sums / self._sums[2].clamp(min=1)).tolist()
+        record = {
+            "epoch": self.current_epoch + 1,
+            "train_loss": train[0],
+            "train_accuracy": train[1],
+            "test_loss": loss,
+            "test_accuracy": accuracy,
+        }
+        self.history = [*self.history[: self.current_epoch], record]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the history beside the state."""
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history back."""
+        self.history = list(checkpoint["history"])
+
+    def train_dataloader(self) -> Any:
+        """Return the epoch's batches; reloaded each epoch, so the order depends on it alone."""
+        batches = self.data.train_batches(self.config.batch_size, seed=self.config.seed)
+        batches.set_epoch(self.current_epoch)
+        return batches
+
+    def val_dataloader(self) -> Any:
+        """Return the test batches."""
+        return self.data.test_batches(max(self.config.batch_size, 256))
+
+    def configure_optimizers(self) -> Any:
+        """SGD with the run's write-back, and a cosine schedule over all steps."""
+        config = self.config
+        optimizer = SGD(
+            self.model.parameters(),
+            lr=config.lr or 0.0,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay or 0.0,
+            writeback=config.writeback,
+            format=None if config.plan is None else "plan",
+            compensation_rounding=config.compensation_rounding,
+            seed=config.seed,
+        )
+        total = config.epochs * len(self.data.train_batches(config.batch_size, seed=0))
+
+        def cosine(step: int) -> float:
+            return 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _loss(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the mean cross entropy, and (its sum, right answers, count) as float64."""
+        x, y = batch
+        logits, y = self(x).flatten(0, -2), y.flatten()
+        loss = F.cross_entropy(logits, y)
+        correct = (logits.detach().argmax(1) == y).sum().double()
+        count = correct.new_tensor(y.numel())
+        return loss, torch.stack([loss.detach().double() * count, correct, count]).cpu()
+
+
+def train(
+    config: RunConfig,
+    data: DataSet,
+    out: Path,
+    *,
+    label: str = "run",
+    resume: bool = False,
+    callbacks: tuple[pl.Callback, ...] = (),
+) -> RunResult:
+    """Train as the config says and return what was measured.
+
+    Args:
+        config: the run.
+        data: its data set, loaded.
+        out: folder of the run: ``checkpoints/last.ckpt`` each epoch, ``metrics.csv``, TensorBoard
+            events, ``result.json`` at the end.
+        label: how tables call the run.
+        resume: go on from ``last.ckpt`` if there is one.
+        callbacks: more Lightning callbacks, e.g. a progress bar.
+
+    Raises:
+        LabError: if ``out`` holds a checkpoint and ``resume`` is not set.
+    """
+    checkpoints = out / "checkpoints"
+    last = checkpoints / "last.ckpt"
+    if last.exists() and not resume:
+        raise LabError("train", f"{out} holds a run", "add --resume or choose another --out")
+    with _quiet_lightning():
+        training = Training(config, data)
+        meter = LostUpdates()
+        trainer = pl.Trainer(
+            max_epochs=config.epochs,
+            accelerator="auto",
+            devices=1,
+            logger=[kind(out, name="", version="") for kind in (CSVLogger, TensorBoardLogger)],
+            callbacks=[
+                meter,
+                ModelCheckpoint(checkpoints, save_last=True, save_top_k=0),
+                *callbacks,
+            ],
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=10,
+        )
+        started = time.perf_counter()
+        trainer.fit(training, ckpt_path=str(last) if resume and last.exists() else None)
+        seconds = time.perf_counter() - started
+    final = training.history[-1]
+    result = RunResult(
+        label=label,
+        config=config.as_dict(),
+        accuracy=final["test_accuracy"],
+        loss=final["test_loss"],
+        updates_lost=meter.share,
+        state_bits=training_state_bits(trainer.optimizers[0]),
+        mac_energy=step_energy(
+            training.model,
+            config.plan,
+            data.input_shape,
+            dtype=torch.long if data.kind == "text" else torch.float32,
+        ),
+        history=tuple(training.history),
+        seconds=seconds,
+        environment=environment(),
+    )
+    result.save(out / "result.json")
+    return result
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advice off the screen; its errors still come through."""
+    loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,185 @@
+"""The guarantees of the write-backs, as properties over formats and update sizes."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from limprec.formats import DynamicFixedPoint, FloatingPoint, Precision, Rounding, parse_precision
+from limprec.formats.fixed import FixedPoint
+from limprec.kernels import Key
+from limprec.optim.writeback import Storage, WriteBack, first_rounding, write_back
+
+
+def run(
+    p0: Tensor,
+    updates: Tensor,
+    fmt: str,
+    strategy: WriteBack,
+    compensation: str | None = None,
+    *,
+    strict: bool = False,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Write updates (steps, n) back one by one; return p, carry and the largest |carry| seen."""
+    precision = parse_precision(fmt)
+    storage = Storage(precision, parse_precision(compensation or fmt), strategy, strict)
+    p = p0.clone()
+    carry = first_rounding(p, p0, storage, Key(seed, 1))
+    most = torch.zeros_like(p0) if carry is None else carry.abs()
+    for step, update in enumerate(updates, 1):
+        write_back(p, update, carry, storage, Key(seed, 0, step), Key(seed, 1, step))
+        if carry is not None:
+            most = torch.maximum(most, carry.abs())
+    return p, carry, most
+
+
+def ulp(precision: Precision, largest: Tensor) -> Tensor:
+    """The distance between neighbours of a format at the largest magnitude it had to hold."""
+    fmt = precision.format
+    exponent = torch.frexp(largest).exponent.double()
+    if isinstance(fmt, FloatingPoint):
+        return 2.0 ** (exponent - 1).clamp(min=fmt.min_exponent) * fmt.epsilon
+    if isinstance(fmt, DynamicFixedPoint):
+        return 2.0 ** (exponent.max() - fmt.bits + 1) * torch.ones_like(largest)
+    assert isinstance(fmt, FixedPoint)
+    return torch.full_like(largest, fmt.lsb)
+
+
+FORMATS = ["bf16", "fp16", "e5m2", "e4m3", "e8m3", "fx8.6", "fx16.12", "dfx8", "dfx6", "dfx12"]
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("fmt", FORMATS)
+@settings(max_examples=15, deadline=None)
+@given(
+    size=st.floats(-14, -3),
+    steps=st.integers(1, 25),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_kahan_is_off_by_at_most_its_compensations_rounding(
+    fmt: str, rounding: str, size: float, steps: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    p0 = torch.rand(16, generator=generator, dtype=torch.float64) - 0.5
+    updates = 2.0**size * torch.randn(steps, 16, generator=generator, dtype=torch.float64)
+    updates = updates.clamp(-0.25 / steps, 0.25 / steps)  # stay inside every range: no saturation
+    p, c, most = run(p0, updates, fmt, WriteBack.KAHAN, f"{fmt}:{rounding}", seed=seed)
+    assert c is not None
+    off = (p + c - p0 - updates.sum(0)).abs()
+    precision = parse_precision(fmt)
+    # Half an ulp a rounding, one more rounding at the start; a whole ulp where it is stochastic,
+    # or where dynamic fixed point clips the code of its largest element.
+    whole = rounding == "stochastic" or isinstance(precision.format, DynamicFixedPoint)
+    bound = (steps + 1) * ulp(precision, most) * (1 if whole else 0.5)
+    assert (off <= bound * (1 + 1e-9)).all(), (off / bound).max()
+
+
+@pytest.mark.parametrize(
+    ("u", "strategy", "compensation", "strict", "sum_"),
+    [
+        (1e-4, "kahan", "bf16", False, 0.1028),
+        (1e-5, "kahan", "bf16", False, 0.1114),
+        (5e-6, "kahan", "bf16", False, 0.0020),
+        (1e-5, "kahan", "bf16", True, 0.0039),
+        (1e-5, "nearest", "bf16", False, 0.0),
+    ],
+)
+def test_bf16_from_one_to_one_point_one(
+    u: float, strategy: str, compensation: str, strict: bool, sum_: float
+) -> None:
+    """DESIGN's numbers: drift at 1e-5, a stall under half an ulp of the compensation."""
+    steps = round(0.1 / u)
+    p0 = torch.ones(1)
+    updates = torch.full((1, 1), u).expand(steps, 1)
+    p, c, _ = run(p0, updates, "bf16", WriteBack(strategy), compensation, strict=strict)
+    total = p.double() - 1 + (0 if c is None else c.double())
+    assert float(total) == pytest.approx(sum_, abs=5e-5)
+
+
+@pytest.mark.parametrize("u", [1e-4, 1e-5, 5e-6])
+def test_a_stochastic_compensation_does_not_drift(u: float) -> None:
+    steps = round(0.1 / u)
+    updates = torch.full((1, 64), u).expand(steps, 64)
+    p, c, _ = run(torch.ones(64), updates, "bf16", WriteBack.KAHAN, "bf16:stochastic")
+    assert c is not None
+    total = (p.double() - 1 + c.double()).mean()
+    assert float(total) == pytest.approx(0.1, abs=2e-4)
+
+
+@pytest.mark.parametrize("fmt", ["bf16", "fp16", "e8m3"])
+def test_the_threshold_of_a_nearest_compensation(fmt: str) -> None:
+    """From p = 1, updates under half an ulp of the largest c stall, larger ones arrive.
+
+    c stays under half an ulp of p, 2^-(m+1); just below it half an ulp of c is 2^-(2m+3): for
+    bf16 (m = 7) updates under 2^-17 stall.
+    """
+    m = parse_precision(fmt).format.mantissa_bits  # type: ignore[attr-defined]
+    threshold = 2.0 ** -(2 * m + 3)
+    for factor, arrives in ((0.9, False), (1.1, True)):
+        steps = math.ceil(4 * 2.0**-m / (factor * threshold))  # four ulps of p in all
+        updates = torch.full((1, 1), factor * threshold, dtype=torch.float64).expand(steps, 1)
+        p, c, _ = run(torch.ones(1, dtype=torch.float64), updates, fmt, WriteBack.KAHAN)
+        assert c is not None
+        assert (float(p) > 1) == arrives
+        assert (float(p + c - 1) > 0.8 * float(updates.sum())) == arrives
+
+
+@pytest.mark.parametrize("fmt", ["e4m3", "fx8.6", "fx8.6-wrap", "fp16", "e5m2"])
+def test_a_saturated_parameter_does_not_wind_up(fmt: str) -> None:
+    top = parse_precision(fmt).format.max  # type: ignore[attr-defined]
+    p0 = torch.tensor([top], dtype=torch.float64)
+    push = torch.full((20, 1), top / 8, dtype=torch.float64)
+    p, c, _ = run(p0, push, fmt, WriteBack.KAHAN)
+    assert c is not None
+    assert float(c) == 0.0
+    if fmt in ("e4m3", "fx8.6", "e5m2"):  # saturating: it sits at the top, and comes back at once
+        assert float(p) == top
+        p, _, _ = run(p, -push[:2], fmt, WriteBack.KAHAN)
+        assert float(p) < top
+
+
+@pytest.mark.parametrize("strategy", list(WriteBack))
+def test_nan_propagates(strategy: WriteBack) -> None:
+    updates = torch.tensor([[0.1, math.nan]])
+    p, _, _ = run(torch.ones(2), updates, "bf16", strategy)
+    assert p.isnan().tolist() == [False, True]
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_master_is_the_rounded_image_of_the_exact_sum(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    p0 = torch.randn(8, generator=generator, dtype=torch.float64)
+    updates = 1e-3 * torch.randn(20, 8, generator=generator, dtype=torch.float64)
+    p, w, _ = run(p0, updates, "bf16", WriteBack.MASTER)
+    assert w is not None
+    assert torch.allclose(w, p0 + updates.sum(0), rtol=0, atol=1e-14)
+    assert torch.equal(p.to(torch.bfloat16).double(), p)
+    assert torch.equal(p, w.float().to(torch.bfloat16).double())
+
+
+def test_stochastic_is_right_on_average_and_nearest_is_not() -> None:
+    updates = torch.full((400, 4096), 2.0**-12)  # an eighth of half an ulp of 1 in bf16
+    p, _, _ = run(torch.ones(4096), updates, "bf16", WriteBack.STOCHASTIC)
+    expected = 400 * 2.0**-12
+    assert float((p - 1).mean()) == pytest.approx(expected, rel=0.03)
+    p, _, _ = run(torch.ones(4096), updates, "bf16", WriteBack.NEAREST)
+    assert float((p - 1).abs().max()) == 0.0
+
+
+def test_a_stochastic_compensation_is_less_noisy_than_a_stochastic_parameter() -> None:
+    """2^8 times in the standard deviation for bf16: the ulp of c is that much finer."""
+    updates = torch.full((256, 4096), 2.0**-13)
+    p, _, _ = run(torch.ones(4096), updates, "bf16", WriteBack.STOCHASTIC)
+    q, c, _ = run(torch.ones(4096), updates, "bf16", WriteBack.KAHAN, "bf16:stochastic")
+    assert c is not None
+    noise = float((q.double() + c.double()).std())
+    assert noise < float(p.double().std()) / 100
+
+
+def test_roundings_by_name() -> None:
+    assert parse_precision("bf16:stochastic").rounding is Rounding.STOCHASTIC
