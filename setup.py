@@ -29,7 +29,7 @@ FLAGS = [
 ]
 LEVELS = {
     "PORTABLE": [],
-    "AVX2": ["-mavx2"],
+    "AVX2": ["-mavx2", "-mf16c"],
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
 }
 """Instruction sets that kernels.cpp is compiled for; which one runs is decided at run time."""
@@ -71,15 +71,14 @@ def extensions() -> list[Extension]:
         Extension(
             "limprec.kernels.native._C",
             sources=[str(NATIVE / name) for name in ("bindings.cpp", "plan.cpp")],
-            depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
-            include_dirs=[str(root / "include")],
+            depends=[str(path) for path in (*sorted(NATIVE.glob("*.h")), NATIVE / "kernels.cpp")],
             library_dirs=[str(root / "lib")],
             libraries=["torch_cpu"],
             define_macros=[
                 ("TORCH_TARGET_VERSION", "0x020a000000000000"),  # 2.10
                 *([("LIMPREC_X86", "1")] if X86 else []),
             ],
-            extra_compile_args=FLAGS,
+            extra_compile_args=[*FLAGS, "-isystem", str(root / "include")],
             py_limited_api=True,
         )
     ]

@@ -54,6 +54,10 @@ class CostError(LimprecError, ValueError):
     """A cost that cannot be computed: a missing entry or a shape that cannot be traced."""
 
 
+class IntegrationError(LimprecError, ImportError):
+    """Another framework that is missing, or does not fit."""
+
+
 class DataError(LimprecError, ValueError):
     """A data set that is missing, damaged or of the wrong layout."""
 

@@ -39,7 +39,7 @@ def compare(
         ),
     ] = "nearest,stochastic,kahan",
     epochs: Epochs = None,
-    batch_size: BatchSize = 128,
+    batch_size: BatchSize = None,
     lr: Rate = None,
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = None,
@@ -55,13 +55,14 @@ def compare(
     folder, so an interrupted comparison goes on where it stopped.
     """
     precision_plan = load_plan(plan)
-    from ..lab.run import RunConfig, usual_epochs
+    from ..lab.run import RunConfig
 
-    base = RunConfig(
-        model=model,
-        data=data,
-        plan=precision_plan,
-        epochs=usual_epochs(data) if epochs is None else epochs,
+    base = RunConfig.usual(
+        model,
+        data,
+        precision_plan,
+        "nearest",
+        epochs=epochs,
         batch_size=batch_size,
         lr=lr,
         momentum=momentum,

@@ -94,7 +94,10 @@ def build(commands: Mapping[str, str]) -> typer.Typer:
     )
     app.callback()(_limprec)
     for name, module in commands.items():
-        app.command(name)(getattr(import_module(module), name))
+        function = getattr(import_module(module), name)
+        # Given as it stands the first paragraph is wrapped in the list; left to typer it is cut.
+        summary = " ".join((function.__doc__ or "").strip().partition("\n\n")[0].split())
+        app.command(name, short_help=summary)(function)
     return app
 
 

@@ -23,9 +23,11 @@ PlanName = Annotated[
     str, typer.Option(help="Precision plan: a TOML file, a ready plan's name, or fp32 for none.")
 ]
 Epochs = Annotated[
-    int | None, typer.Option(help="Passes over the training set. [default: 30 for digits, else 3]")
+    int | None, typer.Option(help="Passes over the training set. [default: 20 for digits, else 3]")
 ]
-BatchSize = Annotated[int, typer.Option(help="Samples of one step.")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Samples of one step. [default: 32 for digits, else 128]")
+]
 Rate = Annotated[
     float | None,
     typer.Option("--lr", help="Peak of the cosine rate. [default: the model's usual]"),

@@ -36,7 +36,7 @@ def train(
         str | None, typer.Option(help="nearest or stochastic. [default: the plan's]")
     ] = None,
     epochs: Epochs = None,
-    batch_size: BatchSize = 128,
+    batch_size: BatchSize = None,
     lr: Rate = None,
     momentum: Momentum = 0.9,
     weight_decay: WeightDecay = None,
@@ -55,15 +55,15 @@ def train(
 
     precision_plan = load_plan(plan)
     parse_write_back(writeback)
-    from ..lab.run import RunConfig, usual_epochs
+    from ..lab.run import RunConfig
 
-    config = RunConfig(
-        model=model,
-        data=data,
-        plan=precision_plan,
-        writeback=writeback,
+    config = RunConfig.usual(
+        model,
+        data,
+        precision_plan,
+        writeback,
         compensation_rounding=compensation_rounding,
-        epochs=usual_epochs(data) if epochs is None else epochs,
+        epochs=epochs,
         batch_size=batch_size,
         lr=lr,
         momentum=momentum,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
-
-import lightning.pytorch as pl
 
 from ..diagnosis import UpdateMeter
 from ..optim.base import WriteBackOptimizer
+from .torchvision import import_torchvision
+
+if find_spec("torchvision"):
+    import_torchvision()  # Lightning imports it too, where it may need the same help
+import lightning.pytorch as pl
+
+__all__ = ["LostUpdates", "pl"]
 
 
 class LostUpdates(pl.Callback):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import KernelError
 from ..formats import Format, Precision, Rounding, parse_precision, parse_rounding
-from . import reference
+from . import native, reference
 from .carrier import check_carrier, is_identity
 from .random import Key
 
@@ -21,6 +21,8 @@ class Backend(StrEnum):
     """The fastest one that is there for the tensor at hand."""
     REFERENCE = "reference"
     """Plain PyTorch, any device: the semantics."""
+    NATIVE = "native"
+    """C++ on the CPU, all of PyTorch's threads."""
 
 
 def quantize(
@@ -118,8 +120,14 @@ def round_to(
     backend: Backend = Backend.AUTO,
 ) -> Tensor:
     """``quantize`` for callers that have already checked: the layers and the optimizers."""
-    with torch.no_grad():
-        if is_identity(precision.format, x.dtype):
-            return x.clone() if out is None else out if out is x else out.copy_(x)
-        y = reference.quantize(x, precision.format, precision.rounding, key)
-        return y if out is None else out.copy_(y)
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            return round_to(x, precision, key, out=out, backend=backend)
+    if is_identity(precision.format, x.dtype):
+        return x.clone() if out is None else out if out is x else out.copy_(x)
+    if backend is Backend.AUTO and native.can_round(x, precision):
+        backend = Backend.NATIVE
+    if backend is Backend.NATIVE:
+        return native.round_to(x, precision, key, out=out)
+    y = reference.quantize(x, precision.format, precision.rounding, key)
+    return y if out is None else out.copy_(y)

@@ -7,8 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import lightning.pytorch as pl
-
+from ..integrations.lightning import pl
 from .data import DataSet
 from .run import RunConfig, RunResult, environment
 from .trainer import Training, train

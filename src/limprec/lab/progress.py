@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning.pytorch as pl
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,6 +13,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from ..integrations.lightning import pl
 
 
 def progress_bars() -> Progress:
@@ -52,8 +53,8 @@ class StepProgress(pl.Callback):
         """Move on."""
         self._bars.update(self._task, completed=trainer.global_step)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the accuracy."""
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the accuracy: the test set is run before an epoch ends."""
         accuracy = trainer.callback_metrics.get("test_accuracy")
         if accuracy is not None:
             self._bars.update(self._task, note=f"test {float(accuracy):.2%}")

@@ -17,22 +17,25 @@ from ..files import write_text
 from ..plan import Plan
 from .models import find_model
 
+USUAL = {"": (3, 128), "digits": (20, 32)}
+"""Data set -> usual epochs and batch size: the tiny digits want more and smaller steps."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run.
+    """One training run; ``RunConfig.usual`` fills in what is usual for the model and the data.
 
     Args:
         model: a name of ``lab.models``.
         data: a name of ``lab.data``, e.g. ``mnist`` or ``text:FILE``.
         plan: the precision plan, None for plain fp32 (the model is not converted).
-        writeback: how updates are stored; under None as ``plan`` it must be ``nearest``.
+        writeback: how updates are stored.
         compensation_rounding: ``nearest``, ``stochastic``, or None for the plan's.
         epochs: passes over the training set, 1 or more.
         batch_size: 1 or more.
-        lr: peak learning rate of a cosine schedule that ends at 0; None for the model's usual.
+        lr: peak learning rate of a cosine schedule that ends at 0.
         momentum: of SGD.
-        weight_decay: None for the model's usual.
+        weight_decay: 0 or more.
         seed: of weights, data order and every rounding.
         context: tokens of one input, for text.
 
@@ -42,41 +45,65 @@ class RunConfig:
 
     model: str
     data: str
-    plan: Plan | None = None
-    writeback: str = "kahan"
+    plan: Plan | None
+    writeback: str
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
     compensation_rounding: str | None = None
-    epochs: int = 3
-    batch_size: int = 128
-    lr: float | None = None
     momentum: float = 0.9
-    weight_decay: float | None = None
     seed: int = 0
     context: int = 128
 
     def __post_init__(self) -> None:
-        """Fill in the model's usual rate and decay, and check the numbers."""
-        entry = find_model(self.model)
-        if self.lr is None:
-            object.__setattr__(self, "lr", entry.lr)
-        if self.weight_decay is None:
-            object.__setattr__(self, "weight_decay", entry.weight_decay)
+        """Check the names and the numbers."""
+        find_model(self.model)
         for name in ("epochs", "batch_size", "context"):
             if getattr(self, name) < 1:
                 raise LabError("run", f"{name} is {getattr(self, name)}", "give 1 or more")
-        if not (math.isfinite(self.lr or 0) and (self.lr or 0) > 0):
+        if not (math.isfinite(self.lr) and self.lr > 0):
             raise LabError("run", f"lr is {self.lr}", "give more than 0")
-        if self.seed < 0:
-            raise LabError("run", f"seed is {self.seed}", "give 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise LabError("run", f"seed is {self.seed}", "give an integer from 0 to 2^63 - 1")
+
+    @classmethod
+    def usual(
+        cls,
+        model: str,
+        data: str,
+        plan: Plan | None,
+        writeback: str,
+        *,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        weight_decay: float | None = None,
+        **others: Any,
+    ) -> RunConfig:
+        """Return a run in which None stands for what is usual for the model and the data.
+
+        Raises:
+            LabError: as the class.
+        """
+        entry = find_model(model)
+        usual_epochs, usual_batch = USUAL.get(data, USUAL[""])
+        return cls(
+            model,
+            data,
+            plan,
+            writeback,
+            epochs=usual_epochs if epochs is None else epochs,
+            batch_size=usual_batch if batch_size is None else batch_size,
+            lr=entry.lr if lr is None else lr,
+            weight_decay=entry.weight_decay if weight_decay is None else weight_decay,
+            **others,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values; the plan as TOML text."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {**values, "plan": self.plan.to_toml() if self.plan else None}
-
-
-def usual_epochs(data: str) -> int:
-    """Return how many epochs a data set usually gets: the tiny digits more than the others."""
-    return 30 if data == "digits" else 3
 
 
 @dataclass(frozen=True)

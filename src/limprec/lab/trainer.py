@@ -11,23 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 
 from ..costs import step_energy, training_state_bits
 from ..errors import LabError
-from ..integrations.lightning import LostUpdates
+from ..integrations.lightning import LostUpdates, pl
 from ..nn import convert
 from ..optim import SGD
 from .data import DataSet
 from .models import Task, build_model
 from .run import RunConfig, RunResult, environment
 
-Metrics = dict[str, float]
+LOGGERS = (pl.loggers.CSVLogger, pl.loggers.TensorBoardLogger)
 
 
 class Training(pl.LightningModule):
@@ -50,10 +47,8 @@ class Training(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the mean cross entropy of a batch."""
-        loss, correct, count = self._loss(batch)
-        self._sums += torch.tensor(
-            [float(loss.detach()) * count, correct, count], dtype=torch.float64
-        )
+        loss, sums = self._loss(batch)
+        self._sums += sums
         self.log("loss", loss, prog_bar=True)
         return loss
 
@@ -67,10 +62,7 @@ class Training(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add a test batch."""
-        loss, correct, count = self._loss(batch)
-        self._test += torch.tensor(
-            [float(loss.detach()) * count, correct, count], dtype=torch.float64
-        )
+        self._test += self._loss(batch)[1]
 
     def on_validation_epoch_end(self) -> None:
         """Log the test means, and keep them as the epoch's record."""
@@ -109,9 +101,9 @@ class Training(pl.LightningModule):
         config = self.config
         optimizer = SGD(
             self.model.parameters(),
-            lr=config.lr or 0.0,
+            lr=config.lr,
             momentum=config.momentum,
-            weight_decay=config.weight_decay or 0.0,
+            weight_decay=config.weight_decay,
             writeback=config.writeback,
             format=None if config.plan is None else "plan",
             compensation_rounding=config.compensation_rounding,
@@ -172,10 +164,10 @@ def train(
             max_epochs=config.epochs,
             accelerator="auto",
             devices=1,
-            logger=[kind(out, name="", version="") for kind in (CSVLogger, TensorBoardLogger)],
+            logger=[kind(out, name="", version="") for kind in LOGGERS],
             callbacks=[
                 meter,
-                ModelCheckpoint(checkpoints, save_last=True, save_top_k=0),
+                pl.callbacks.ModelCheckpoint(checkpoints, save_last=True, save_top_k=0),
                 *callbacks,
             ],
             reload_dataloaders_every_n_epochs=1,
@@ -187,6 +179,8 @@ def train(
         started = time.perf_counter()
         trainer.fit(training, ckpt_path=str(last) if resume and last.exists() else None)
         seconds = time.perf_counter() - started
+    optimizer = trainer.optimizers[0]
+    assert isinstance(optimizer, SGD)
     final = training.history[-1]
     result = RunResult(
         label=label,
@@ -194,7 +188,7 @@ def train(
         accuracy=final["test_accuracy"],
         loss=final["test_loss"],
         updates_lost=meter.share,
-        state_bits=training_state_bits(trainer.optimizers[0]),
+        state_bits=training_state_bits(optimizer),
         mac_energy=step_energy(
             training.model,
             config.plan,

@@ -7,20 +7,28 @@ The extension ``_C`` is built ahead of time by ``setup.py``; importing it regist
 from __future__ import annotations
 
 import importlib
+import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import KernelError
-from ...formats import Precision
+from ...formats import Precision, Rounding
 from ..random import Key
-from .spec import Simd, pack
+from .spec import FORMATS, Simd, pack
 
-__all__ = ["Simd", "best_simd", "can_round", "missing", "round_to"]
+__all__ = ["Simd", "SlowBackendWarning", "best_simd", "can_round", "missing", "round_to"]
 
-REMEDY = "build it with `pip install --no-build-isolation limprec` and a C++17 compiler"
-
+REMEDY = (
+    "install a C++17 compiler and run `pip install --no-build-isolation --force-reinstall"
+    " --no-deps limprec` where PyTorch 2.10 or later is installed"
+)
 _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
+
+
+class SlowBackendWarning(UserWarning):
+    """The native kernels are missing, so the reference computes: same bits, many times slower."""
 
 
 def _load() -> tuple[int, str | None]:
@@ -28,11 +36,12 @@ def _load() -> tuple[int, str | None]:
     try:
         extension = importlib.import_module("._C", __name__)
     except ImportError as error:
-        return 0, str(error)
+        return Simd.AUTO, str(error)
     return int(extension.SIMD), None
 
 
 _BEST, _MISSING = _load()
+_warned = False
 
 
 def missing() -> str | None:
@@ -46,13 +55,15 @@ def best_simd() -> Simd:
 
 
 def can_round(x: Tensor, precision: Precision) -> bool:
-    """Whether the extension is there and has a kernel for this tensor and format."""
-    return (
-        _MISSING is None
-        and x.is_cpu
-        and x.dtype in _DTYPES
-        and pack(precision) is not None
-    )
+    """Return whether the native kernels take this tensor and format.
+
+    Warns once, with ``SlowBackendWarning``, if they would but the extension is missing.
+    """
+    fits = x.is_cpu and x.dtype in _DTYPES and isinstance(precision.format, FORMATS)
+    if fits and _MISSING is not None:
+        _warn_once()
+        return False
+    return fits
 
 
 def round_to(
@@ -66,36 +77,51 @@ def round_to(
     """Round as ``reference.quantize`` does, to the same bits.
 
     Args:
-        x: a tensor for which ``can_round`` is true.
+        x: a CPU tensor of any layout whose dtype holds every value of the format.
         precision: the format and the rounding.
         key: the random key; needed for ``stochastic``, else ignored.
         out: where to write; may be ``x`` itself or overlap it.
         simd: the instruction set.
 
     Raises:
-        KernelError: if the extension is missing, or has no kernel for the tensor or format.
+        KernelError: if the extension is missing, has no kernel for the tensor or the format, or
+            lacks the key.
     """
-    packed = pack(precision, simd)
     if _MISSING is not None:
-        raise KernelError("native backend", f"not there ({_MISSING})", REMEDY)
-    if packed is None:
-        raise KernelError("native backend", f"no kernel for {precision}", "use Backend.AUTO")
-    arguments = (packed,) if key is None else (packed, *_integers(key))
+        raise KernelError("native backend", f"the extension is missing ({_MISSING})", REMEDY)
+    if not can_round(x, precision):
+        raise KernelError(
+            "native backend",
+            f"no kernel for {precision.format} in {x.dtype} on {x.device}",
+            "use Backend.AUTO",
+        )
+    arguments: tuple[int, ...] = (pack(precision, simd),)
+    if precision.rounding is Rounding.STOCHASTIC:
+        if key is None:
+            raise KernelError("native backend", "stochastic rounding without a key", "pass Key(0)")
+        seed = key.seed if key.seed < 2**63 else key.seed - 2**64  # as a signed integer
+        arguments = (*arguments, seed, key.stream, key.step, key.offset)
     if out is None:
-        return torch.ops.limprec.round_to.default(x, *arguments)  # type: ignore[no-any-return]
+        return _ROUND(x, *arguments)  # type: ignore[no-any-return]
     if out is x:
-        torch.ops.limprec.round_to_.default(x, *arguments)
+        _ROUND_IN_PLACE(x, *arguments)
     else:
-        torch.ops.limprec.round_to_out.default(x, out, *arguments)
-    if not torch.compiler.is_compiling():
+        _ROUND_INTO(x, out, *arguments)
+    if not torch.compiler.is_compiling():  # else the compiler keeps account of what was written
         torch.autograd.graph.increment_version(out)
     return out
 
 
-def _integers(key: Key) -> tuple[int, int, int, int]:
-    """Return the key as the operators take it; the seed as a signed 64-bit integer."""
-    seed = key.seed if key.seed < 2**63 else key.seed - 2**64
-    return seed, key.stream, key.step, key.offset
+def _warn_once() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"limprec: the native kernels are missing ({_MISSING}); the reference computes the"
+            f" same, many times slower. To get them, {REMEDY}.",
+            SlowBackendWarning,
+            stacklevel=2,
+        )
 
 
 def _register_fakes() -> None:
@@ -112,5 +138,11 @@ def _register_fakes() -> None:
     torch.library.register_fake("limprec::round_to_out", nothing)
 
 
+_ROUND: Any = None
+_ROUND_IN_PLACE: Any = None
+_ROUND_INTO: Any = None
 if _MISSING is None:
     _register_fakes()
+    _ROUND = torch.ops.limprec.round_to.default
+    _ROUND_IN_PLACE = torch.ops.limprec.round_to_.default
+    _ROUND_INTO = torch.ops.limprec.round_to_out.default

@@ -8,6 +8,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#if defined(LIMPREC_X86)
+#include <cpuid.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -31,7 +35,9 @@ Simd best_simd() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
       return Simd::AVX512;
-    return __builtin_cpu_supports("avx2") ? Simd::AVX2 : Simd::PORTABLE;
+    unsigned a, b, c, d;
+    const bool half = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+    return half && __builtin_cpu_supports("avx2") ? Simd::AVX2 : Simd::PORTABLE;
   }();
   return best;
 #else
@@ -187,15 +193,13 @@ void round_to_out(Tensor x, Tensor out, int64_t spec, int64_t seed, int64_t stre
 }  // namespace
 }  // namespace limprec
 
+// The key is symbolic, so that a compiled graph serves every training step.
+#define LIMPREC_KEY "SymInt seed=0, SymInt stream=0, SymInt step=0, SymInt offset=0"
+
 STABLE_TORCH_LIBRARY_FRAGMENT(limprec, m) {
-  m.def(
-      "round_to(Tensor x, int spec, int seed=0, int stream=0, int step=0, int offset=0) -> Tensor");
-  m.def(
-      "round_to_(Tensor(a!) x, int spec, int seed=0, int stream=0, int step=0, int offset=0)"
-      " -> ()");
-  m.def(
-      "round_to_out(Tensor x, Tensor(a!) out, int spec, int seed=0, int stream=0, int step=0,"
-      " int offset=0) -> ()");
+  m.def("round_to(Tensor x, int spec, " LIMPREC_KEY ") -> Tensor");
+  m.def("round_to_(Tensor(a!) x, int spec, " LIMPREC_KEY ") -> ()");
+  m.def("round_to_out(Tensor x, Tensor(a!) out, int spec, " LIMPREC_KEY ") -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(limprec, CPU, m) {
@@ -205,7 +209,7 @@ STABLE_TORCH_LIBRARY_IMPL(limprec, CPU, m) {
 }
 
 // Importing the module registers the operators; SIMD is the best instruction set of this CPU.
-extern "C" PyObject* PyInit__C(void) {
+PyMODINIT_FUNC PyInit__C(void) {
   static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr,
                                    nullptr,               nullptr, nullptr, nullptr};
   PyObject* module = PyModule_Create(&definition);

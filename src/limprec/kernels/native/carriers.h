@@ -8,19 +8,39 @@
 namespace limprec::LIMPREC_LEVEL {
 
 template <class T>
-static inline T load(const void* p) {
+static INLINE T load(const void* p) {
   T v;
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
 
 template <class T>
-static inline void store(void* p, T v) {
+static INLINE void store(void* p, T v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
-static inline u32 widen(u16 h) { return __builtin_convertvector(h, u32); }
-static inline u16 narrow(u32 b) { return __builtin_convertvector(b, u16); }
+static INLINE u32 widen(u16 h) { return __builtin_convertvector(h, u32); }
+static INLINE u16 narrow(u32 b) { return __builtin_convertvector(b, u16); }
+
+#if defined(__AVX512F__)
+static INLINE f32 from_half(u16 h) { return (f32)_mm512_cvtph_ps((__m256i)h); }
+static INLINE u16 to_half(f32 x) { return (u16)_mm512_cvtps_ph((__m512)x, 8); }
+#elif defined(__F16C__) && defined(__AVX2__)
+static INLINE f32 from_half(u16 h) { return (f32)_mm256_cvtph_ps((__m128i)h); }
+static INLINE u16 to_half(f32 x) { return (u16)_mm256_cvtps_ph((__m256)x, 8); }
+#else
+// By scaling, which handles subnormals too; to_half takes only what a half can hold.
+static INLINE f32 from_half(u16 h) {
+  const u32 b = widen(h), magnitude = (b & 0x7fffu) << 13;
+  const u32 finite = bits(number(magnitude) * 0x1p112f), special = magnitude | 0x7f800000u;
+  return number(((i32)magnitude >= 0x7c00 << 13 ? special : finite) | (b & 0x8000u) << 16);
+}
+static INLINE u16 to_half(f32 x) {
+  const u32 b = bits(x), magnitude = b & 0x7fffffffu;
+  const u32 finite = bits(number(magnitude) * 0x1p-112f) >> 13, special = magnitude >> 13 & 0x7fffu;
+  return narrow(((i32)magnitude >= 0x7f800000 ? special : finite) | (b >> 16 & 0x8000u));
+}
+#endif
 
 // What the carriers of at most 32 bits share.
 template <class C>
@@ -30,48 +50,35 @@ struct Narrow {
   using Pattern = i32;
 
   template <class T>
-  static inline void unpack(const T* p, float* numbers) {
+  static INLINE void unpack(const T* p, float* numbers) {
     for (int i = 0; i < WORDS; i += LANES) store(numbers + i, C::get(p + i));
   }
   template <class T>
-  static inline void pack(T* p, const float* numbers) {
+  static INLINE void pack(T* p, const float* numbers) {
     for (int i = 0; i < WORDS; i += LANES) C::put(p + i, load<f32>(numbers + i));
   }
   template <class T>
-  static inline i32 magnitude(const T* p) {
+  static INLINE i32 magnitude(const T* p) {
     return (i32)(bits(C::get(p)) & 0x7fffffffu);
   }
 };
 
 struct Float32 : Narrow<Float32> {
   using Element = float;
-  static inline f32 get(const float* p) { return load<f32>(p); }
-  static inline void put(float* p, f32 x) { store(p, x); }
+  static INLINE f32 get(const float* p) { return load<f32>(p); }
+  static INLINE void put(float* p, f32 x) { store(p, x); }
 };
 
 struct BFloat16 : Narrow<BFloat16> {
   using Element = uint16_t;
-  static inline f32 get(const uint16_t* p) { return number(widen(load<u16>(p)) << 16); }
-  static inline void put(uint16_t* p, f32 x) { store(p, narrow(bits(x) >> 16)); }
+  static INLINE f32 get(const uint16_t* p) { return number(widen(load<u16>(p)) << 16); }
+  static INLINE void put(uint16_t* p, f32 x) { store(p, narrow(bits(x) >> 16)); }
 };
 
-struct Float16 : Narrow<Float16> {  // by scaling, which handles subnormals too
+struct Float16 : Narrow<Float16> {
   using Element = uint16_t;
-  static inline f32 get(const uint16_t* p) {
-    const u32 h = widen(load<u16>(p));
-    const u32 magnitude = (h & 0x7fffu) << 13;
-    const u32 finite = bits(number(magnitude) * 0x1p112f);
-    const u32 special = magnitude | 0x7f800000u;
-    const u32 result = (i32)magnitude >= 0x7c00 << 13 ? special : finite;
-    return number(result | (h & 0x8000u) << 16);
-  }
-  static inline void put(uint16_t* p, f32 x) {
-    const u32 b = bits(x), magnitude = b & 0x7fffffffu;
-    const u32 finite = bits(number(magnitude) * 0x1p-112f) >> 13;
-    const u32 special = magnitude >> 13 & 0x7fffu;
-    const u32 result = (i32)magnitude >= 0x7f800000 ? special : finite;
-    store(p, narrow(result | (b >> 16 & 0x8000u)));
-  }
+  static INLINE f32 get(const uint16_t* p) { return from_half(load<u16>(p)); }
+  static INLINE void put(uint16_t* p, f32 x) { store(p, to_half(x)); }
 };
 
 struct Float64 {
@@ -80,13 +87,13 @@ struct Float64 {
   using Number = double;
   typedef int64_t Pattern __attribute__((vector_size(BYTES)));
 
-  static inline void unpack(const double* p, double* numbers) {
+  static INLINE void unpack(const double* p, double* numbers) {
     __builtin_memcpy(numbers, p, WORDS * sizeof(double));
   }
-  static inline void pack(double* p, const double* numbers) {
+  static INLINE void pack(double* p, const double* numbers) {
     __builtin_memcpy(p, numbers, WORDS * sizeof(double));
   }
-  static inline Pattern magnitude(const double* p) {
+  static INLINE Pattern magnitude(const double* p) {
     return load<Pattern>(p) & 0x7fffffffffffffff;
   }
 };

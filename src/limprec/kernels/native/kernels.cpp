@@ -14,7 +14,7 @@ namespace LIMPREC_LEVEL {
 // Calls group(in, out) for each WORDS elements whose global index starts at a multiple of WORDS. A
 // part of such a group, at either end, goes through a buffer.
 template <class T, class Group>
-static inline void each_group(const T* x, T* y, int64_t n, uint64_t index, Group&& group) {
+static INLINE void each_group(const T* x, T* y, int64_t n, uint64_t index, Group&& group) {
   int64_t skip = static_cast<int64_t>(index % WORDS);
   while (n > 0) {
     const bool whole = skip == 0 && n >= WORDS;
@@ -34,18 +34,18 @@ static inline void each_group(const T* x, T* y, int64_t n, uint64_t index, Group
 // The same with the random words of each group: group(in, out, words). Those of the other rounding
 // modes are zeros that nobody reads.
 template <bool RANDOM, class T, class Group>
-static inline void each_group_with_words(const Key& key, const T* x, T* y, int64_t n,
+static INLINE void each_group_with_words(const Key& key, const T* x, T* y, int64_t n,
                                          uint64_t index, Group&& group) {
   if constexpr (!RANDOM) {
     const u32 none[2] = {};
-    each_group(x, y, n, 0, [&](const T* in, T* out) { group(in, out, none); });
+    each_group(x, y, n, 0, [&](const T* in, T* out) ALWAYS { group(in, out, none); });
     return;
   }
   while (n > 0) {
     const uint64_t left = PERIOD - index % PERIOD;
     const int64_t count = static_cast<uint64_t>(n) < left ? n : static_cast<int64_t>(left);
     Philox philox(key, index - index % WORDS);
-    each_group(x, y, count, index, [&](const T* in, T* out) {
+    each_group(x, y, count, index, [&](const T* in, T* out) ALWAYS {
       u32 words[2];
       philox.next(words);
       group(in, out, words);
@@ -60,7 +60,7 @@ static void narrow_loop(const Plan& plan, const void* x, void* y, int64_t n, uin
   const Rounder round(plan);
   each_group_with_words<RANDOM>(
       plan.key, static_cast<const T*>(x), static_cast<T*>(y), n, index,
-      [&](const T* in, T* out, const u32* words) {
+      [&](const T* in, T* out, const u32* words) ALWAYS {
         const f32 first = C::get(in), second = C::get(in + LANES);
         C::put(out, round(first, words[0]));
         C::put(out + LANES, round(second, words[1]));
@@ -72,7 +72,7 @@ static void wide_loop(const Plan& plan, const void* x, void* y, int64_t n, uint6
   using T = typename C::Element;
   each_group_with_words<RANDOM>(
       plan.key, static_cast<const T*>(x), static_cast<T*>(y), n, index,
-      [&](const T* in, T* out, const u32* words) {
+      [&](const T* in, T* out, const u32* words) ALWAYS {
         typename C::Number numbers[WORDS];
         C::unpack(in, numbers);
         for (int i = 0; i < WORDS; i++) {
@@ -88,8 +88,9 @@ static void round_in_mode(const Plan& plan, const void* x, void* y, int64_t n, u
   constexpr bool RANDOM = R == Rounding::STOCHASTIC;
   if constexpr (C::HAS_NARROW) {
     if (plan.narrow) {
-      const auto loop = plan.kind == Kind::FLOATING ? narrow_loop<C, RANDOM, Floating<R>>
-                                                    : narrow_loop<C, RANDOM, Fixed<R>>;
+      const auto loop = plan.kind != Kind::FLOATING         ? narrow_loop<C, RANDOM, Fixed<R>>
+                        : plan.narrow_floating.limit != 0 ? narrow_loop<C, RANDOM, Floating<R, true>>
+                                                          : narrow_loop<C, RANDOM, Floating<R, false>>;
       return loop(plan, x, y, n, index);
     }
   }
@@ -131,10 +132,12 @@ template <class C>
 static uint64_t largest_as(const void* data, int64_t n) {
   using T = typename C::Element;
   const T* x = static_cast<const T*>(data);
-  typename C::Pattern most[2] = {};
+  using Pattern = typename C::Pattern;
+  constexpr int VECTORS = WORDS / static_cast<int>(sizeof(Pattern) / sizeof(Pattern{}[0]));
+  Pattern most[VECTORS] = {};
   const auto take = [&](const T* in) {
-    for (int i = 0; i < 2; i++) {
-      const typename C::Pattern magnitude = C::magnitude(in + i * WORDS / 2);
+    for (int i = 0; i < VECTORS; i++) {
+      const Pattern magnitude = C::magnitude(in + i * WORDS / VECTORS);
       most[i] = magnitude > most[i] ? magnitude : most[i];
     }
   };
@@ -144,11 +147,10 @@ static uint64_t largest_as(const void* data, int64_t n) {
     __builtin_memcpy(buffer, x, static_cast<size_t>(n) * sizeof(T));
     take(buffer);
   }
-  uint64_t result = 0;
-  for (unsigned i = 0; i < sizeof most[0] / sizeof most[0][0]; i++)
-    for (const auto& m : most)
-      result = static_cast<uint64_t>(m[i]) > result ? static_cast<uint64_t>(m[i]) : result;
-  return result;
+  for (const Pattern& m : most) most[0] = m > most[0] ? m : most[0];
+  int64_t result = 0;
+  for (int i = 0; i < WORDS / VECTORS; i++) result = most[0][i] > result ? most[0][i] : result;
+  return static_cast<uint64_t>(result);
 }
 
 static uint64_t largest(Carrier carrier, const void* x, int64_t n) {

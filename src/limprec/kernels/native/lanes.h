@@ -13,6 +13,10 @@
 #include <arm_neon.h>
 #endif
 
+// Constants stay in registers only where a whole loop is one function.
+#define ALWAYS __attribute__((always_inline))
+#define INLINE inline ALWAYS
+
 namespace limprec::LIMPREC_LEVEL {
 
 #if defined(__AVX512F__)
@@ -32,11 +36,11 @@ typedef uint32_t u32 __attribute__((vector_size(BYTES)));
 typedef uint64_t u64 __attribute__((vector_size(BYTES)));
 typedef uint16_t u16 __attribute__((vector_size(BYTES / 2)));
 
-static inline u32 bits(f32 x) { return (u32)x; }
-static inline f32 number(u32 b) { return (f32)b; }
-static inline f32 splat(float x) { return f32{} + x; }
-static inline u32 splat(uint32_t x) { return u32{} + x; }
-static inline u64 splat(uint64_t x) { return u64{} + x; }
+static INLINE u32 bits(f32 x) { return (u32)x; }
+static INLINE f32 number(u32 b) { return (f32)b; }
+static INLINE f32 splat(float x) { return f32{} + x; }
+static INLINE u32 splat(uint32_t x) { return u32{} + x; }
+static INLINE u64 splat(uint64_t x) { return u64{} + x; }
 
 // widening_product: full product of the low halves of each 64-bit lane; high halves are ignored.
 // nearest: to the nearest integer, ties to even, for 0 <= x < 2^31; NaN stays.
@@ -44,65 +48,64 @@ static inline u64 splat(uint64_t x) { return u64{} + x; }
 // fraction32: floor(x * 2^32) for 0 <= x < 1.
 // even_pairs, odd_pairs: of the 64-bit lanes a and b, a0 b0 a2 b2 ... and a1 b1 a3 b3 ...
 #if defined(__AVX512F__)
-static inline u64 widening_product(u64 a, u64 b) {
+static INLINE u64 widening_product(u64 a, u64 b) {
   return (u64)_mm512_mul_epu32((__m512i)a, (__m512i)b);
 }
-static inline f32 nearest(f32 x) { return (f32)_mm512_roundscale_ps((__m512)x, 8); }
-static inline f32 floor(f32 x) { return (f32)_mm512_roundscale_ps((__m512)x, 9); }
-static inline u32 fraction32(f32 x) {
+static INLINE f32 nearest(f32 x) { return (f32)_mm512_roundscale_ps((__m512)x, 8); }
+static INLINE f32 floor(f32 x) { return (f32)_mm512_roundscale_ps((__m512)x, 9); }
+static INLINE u32 fraction32(f32 x) {
   return (u32)_mm512_cvttps_epu32((__m512)(x * 0x1p32f));
 }
-static inline u64 even_pairs(u64 a, u64 b) {
+static INLINE u64 even_pairs(u64 a, u64 b) {
   return (u64)_mm512_unpacklo_epi64((__m512i)a, (__m512i)b);
 }
-static inline u64 odd_pairs(u64 a, u64 b) {
+static INLINE u64 odd_pairs(u64 a, u64 b) {
   return (u64)_mm512_unpackhi_epi64((__m512i)a, (__m512i)b);
 }
 #else
 
 #if defined(__AVX2__)
-static inline u64 widening_product(u64 a, u64 b) {
+static INLINE u64 widening_product(u64 a, u64 b) {
   return (u64)_mm256_mul_epu32((__m256i)a, (__m256i)b);
 }
-static inline f32 nearest(f32 x) { return (f32)_mm256_round_ps((__m256)x, 8); }
-static inline f32 floor(f32 x) { return (f32)_mm256_round_ps((__m256)x, 9); }
-static inline u64 even_pairs(u64 a, u64 b) {
+static INLINE f32 nearest(f32 x) { return (f32)_mm256_round_ps((__m256)x, 8); }
+static INLINE f32 floor(f32 x) { return (f32)_mm256_round_ps((__m256)x, 9); }
+static INLINE u64 even_pairs(u64 a, u64 b) {
   return (u64)_mm256_unpacklo_epi64((__m256i)a, (__m256i)b);
 }
-static inline u64 odd_pairs(u64 a, u64 b) {
+static INLINE u64 odd_pairs(u64 a, u64 b) {
   return (u64)_mm256_unpackhi_epi64((__m256i)a, (__m256i)b);
 }
 #else
-static inline f32 nearest(f32 x) {
+static INLINE f32 nearest(f32 x) {
   const f32 rounded = (x + 0x1p23f) - 0x1p23f;
   return x < 0x1p23f ? rounded : x;
 }
-static inline f32 floor(f32 x) {
+static INLINE f32 floor(f32 x) {
   return __builtin_convertvector(__builtin_convertvector(x, i32), f32);
 }
-static inline u64 even_pairs(u64 a, u64 b) { return u64{a[0], b[0]}; }
-static inline u64 odd_pairs(u64 a, u64 b) { return u64{a[1], b[1]}; }
+static INLINE u64 even_pairs(u64 a, u64 b) { return u64{a[0], b[0]}; }
+static INLINE u64 odd_pairs(u64 a, u64 b) { return u64{a[1], b[1]}; }
 
 #if defined(__SSE2__)
-static inline u64 widening_product(u64 a, u64 b) {
+static INLINE u64 widening_product(u64 a, u64 b) {
   return (u64)_mm_mul_epu32((__m128i)a, (__m128i)b);
 }
 #elif defined(__ARM_NEON)
-static inline u64 widening_product(u64 a, u64 b) {
+static INLINE u64 widening_product(u64 a, u64 b) {
   return (u64)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b));
 }
 #else
-static inline u64 widening_product(u64 a, u64 b) {
+static INLINE u64 widening_product(u64 a, u64 b) {
   return (a & 0xffffffffu) * (b & 0xffffffffu);
 }
 #endif
 #endif
 
-static inline u32 fraction32(f32 x) {  // in two halves, for want of an unsigned conversion
-  const f32 upper = x * 0x1p16f;
-  const i32 high = __builtin_convertvector(upper, i32);
-  const f32 lower = (upper - __builtin_convertvector(high, f32)) * 0x1p16f;
-  return ((u32)high << 16) | (u32)__builtin_convertvector(lower, i32);
+static INLINE u32 fraction32(f32 x) {  // for want of an unsigned conversion: modulo 2^32
+  const f32 scaled = x * 0x1p32f;
+  const f32 wrapped = scaled - (scaled >= 0x1p31f ? splat(0x1p32f) : f32{});
+  return (u32)__builtin_convertvector(wrapped, i32);
 }
 #endif
 

@@ -14,7 +14,7 @@ constexpr bool is_directed(Rounding r) {
 // The nonnegative `a`, in units of one constant power of two, rounded to a whole number of them.
 // `sign` has the sign bit of the value that `a` is the magnitude of.
 template <Rounding R>
-static inline f32 to_multiple(f32 a, u32 sign, u32 word, float unit, float per_unit) {
+static INLINE f32 to_multiple(f32 a, u32 sign, u32 word, float unit, float per_unit) {
   const f32 q = a * per_unit;
   if constexpr (R == Rounding::NEAREST) return nearest(q) * unit;
   const f32 low = floor(q);
@@ -29,39 +29,42 @@ static inline f32 to_multiple(f32 a, u32 sign, u32 word, float unit, float per_u
     const i32 negative = (i32)sign < 0;
     away = (low * unit < a) & (R == Rounding::DOWN ? negative : ~negative);
   }
-  return (low + number((u32)away & bits(splat(1.0f)))) * unit;
+  return (low + (away ? splat(1.0f) : f32{})) * unit;
 }
 
 // Floating point. Above `limit` a unit in the last place is a fixed bit of the pattern: add what
-// carries into it when the value rounds away, then clear what is below.
-template <Rounding R>
+// carries into it when the value rounds away, then clear what is below. LIMITED is false where no
+// magnitude is below it.
+template <Rounding R, bool LIMITED>
 struct Floating {
   NarrowFloating facts;
   explicit Floating(const Plan& plan) : facts(plan.narrow_floating) {}
 
-  inline f32 operator()(f32 x, u32 word) const {
+  INLINE f32 operator()(f32 x, u32 word) const {
     const NarrowFloating& p = facts;
     const u32 b = bits(x), a = b & 0x7fffffffu, sign = b & 0x80000000u;
-    const u32 small = bits(to_multiple<R>(number(a), sign, word, p.unit, p.per_unit));
     u32 r = (a + carry(a, sign, word)) & ~p.low;
-    r = (i32)a < static_cast<int32_t>(p.limit) ? small : r;
+    if constexpr (LIMITED) {
+      const u32 small = bits(to_multiple<R>(number(a), sign, word, p.unit, p.per_unit));
+      r = (i32)a < static_cast<int32_t>(p.limit) ? small : r;
+    }
     r = (i32)r > static_cast<int32_t>(p.max) ? beyond(a, sign) : r;
     r = (i32)a > 0x7f800000 ? a : r;  // NaN
     return number(r | sign) + p.zero;
   }
 
  private:
-  inline u32 carry(u32 a, u32 sign, u32 word) const {
+  INLINE u32 carry(u32 a, u32 sign, u32 word) const {
     const NarrowFloating& p = facts;
     if constexpr (R == Rounding::NEAREST) return (a >> p.dropped & p.odd) + (p.half - p.odd);
     if constexpr (R == Rounding::NEAREST_AWAY) return splat(p.half);
     if constexpr (R == Rounding::TOWARD_ZERO) return u32{};
-    if constexpr (R == Rounding::STOCHASTIC) return word >> 1 >> (31 - p.dropped);
+    if constexpr (R == Rounding::STOCHASTIC) return word >> (32 - p.dropped);
     const u32 negative = (u32)((i32)sign < 0);
     return (R == Rounding::DOWN ? negative : ~negative) & p.low;
   }
 
-  inline u32 beyond(u32 a, u32 sign) const {
+  INLINE u32 beyond(u32 a, u32 sign) const {
     if constexpr (!is_directed(R)) return splat(facts.infinite);
     const u32 side = (i32)sign < 0 ? splat(facts.beyond[1]) : splat(facts.beyond[0]);
     return (i32)a == 0x7f800000 ? splat(facts.infinite) : side;
@@ -75,7 +78,7 @@ struct Fixed {
   NarrowFixed facts;
   explicit Fixed(const Plan& plan) : facts(plan.narrow_fixed) {}
 
-  inline f32 operator()(f32 x, u32 word) const {
+  INLINE f32 operator()(f32 x, u32 word) const {
     f32 c = x > facts.max ? splat(facts.max) : x;
     c = c < facts.min ? splat(facts.min) : c;
     const u32 sign = bits(c) & 0x80000000u;

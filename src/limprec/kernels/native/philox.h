@@ -31,7 +31,7 @@ class Philox {
   }
 
   // The words of the next WORDS elements. The caller starts anew at multiples of PERIOD.
-  inline __attribute__((always_inline)) void next(u32 words[2]) {
+  INLINE __attribute__((always_inline)) void next(u32 words[2]) {
     const u64 m0 = splat(uint64_t{0xD2511F53u}), m1 = splat(uint64_t{0xCD9E8D57u});
     u64 x0 = counter_, x1 = upper_, x2 = step_, x3 = stream_;
 #pragma GCC unroll 7

@@ -67,7 +67,8 @@ void floating_facts(Plan& plan, Fields& fields) {
   // the same place, its bit patterns are already in such units and no range needs special care.
   const int unit = subnormals ? min_exponent - m : min_exponent;
   const bool same_subnormals = subnormals && min_exponent == -126;
-  plan.narrow = m <= 23 && (same_subnormals || (min_exponent >= -126 && unit <= 0 && unit >= -126));
+  const int most = r == Rounding::STOCHASTIC ? 22 : 23;  // its carry is shifted by 32 - dropped bits
+  plan.narrow = m <= most && (same_subnormals || (min_exponent >= -126 && unit <= 0 && unit >= -126));
   if (!plan.narrow) return;
   NarrowFloating& n = plan.narrow_floating;
   n.dropped = 23 - m;

@@ -5,7 +5,11 @@ from __future__ import annotations
 from enum import IntEnum
 from functools import lru_cache
 
+from ...errors import KernelError
 from ...formats import DynamicFixedPoint, FixedPoint, FloatingPoint, Precision, Rounding
+
+FORMATS = (FloatingPoint, FixedPoint, DynamicFixedPoint)
+"""What the native kernels can round to."""
 
 
 class Simd(IntEnum):
@@ -32,10 +36,11 @@ _SPECIALS = ("ieee", "fn", "fnuz", "finite")
 
 
 @lru_cache(maxsize=4096)
-def pack(precision: Precision, simd: Simd = Simd.AUTO) -> int | None:
-    """Return the integer of a precision, or None if the native kernels do not know its format.
+def pack(precision: Precision, simd: Simd = Simd.AUTO) -> int:
+    """Return the integer of a precision: fields from the lowest bit up, as ``plan.cpp`` reads them.
 
-    Fields from the lowest bit up, (value, width), as ``plan.cpp`` reads them.
+    Raises:
+        KernelError: for a format that is not one of ``FORMATS``.
     """
     fmt = precision.format
     head = ((_ROUNDINGS.index(precision.rounding), 3), (int(simd), 2))
@@ -57,10 +62,11 @@ def pack(precision: Precision, simd: Simd = Simd.AUTO) -> int | None:
         return _join((1, 2), *head, *shape)
     if isinstance(fmt, DynamicFixedPoint):
         return _join((2, 2), *head, (fmt.bits, 6))
-    return None
+    raise KernelError("native backend", f"no kernel for {fmt!r}", "use Backend.AUTO")
 
 
 def _join(*fields: tuple[int, int]) -> int:
+    """Put (value, width) fields side by side."""
     packed = shift = 0
     for value, width in fields:
         assert 0 <= value < 1 << width, "a field outgrew its width"

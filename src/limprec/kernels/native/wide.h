@@ -8,27 +8,27 @@
 
 namespace limprec::LIMPREC_LEVEL {
 
-static inline double from_pattern(uint64_t b) { return __builtin_bit_cast(double, b); }
-static inline uint64_t pattern(double x) { return __builtin_bit_cast(uint64_t, x); }
+static INLINE double from_pattern(uint64_t b) { return __builtin_bit_cast(double, b); }
+static INLINE uint64_t pattern(double x) { return __builtin_bit_cast(uint64_t, x); }
 
-static inline double power_of_two(int exponent) {
+static INLINE double power_of_two(int exponent) {
   return from_pattern(static_cast<uint64_t>(exponent + 1023) << 52);
 }
 
 // x * 2^exponent in two factors, so that neither overflows.
-static inline double scale(double x, int exponent) {
+static INLINE double scale(double x, int exponent) {
   const int half = exponent >> 1;
   return x * power_of_two(half) * power_of_two(exponent - half);
 }
 
 // floor(log2 |x|); any small number for 0.
-static inline int exponent_of(double x) {
+static INLINE int exponent_of(double x) {
   const int field = static_cast<int>(pattern(x) >> 52 & 0x7ff);
   if (field != 0) return field - 1023;
   return static_cast<int>(pattern(x * 0x1p54) >> 52 & 0x7ff) - 1023 - 54;
 }
 
-static inline double to_integer(double q, Rounding rounding, uint32_t word) {
+static INLINE double to_integer(double q, Rounding rounding, uint32_t word) {
   switch (rounding) {
     case Rounding::NEAREST:
       return __builtin_rint(q);
@@ -49,13 +49,13 @@ static inline double to_integer(double q, Rounding rounding, uint32_t word) {
 }
 
 // x in units of 2^exponent, rounded; an underflow must not look like an exact zero.
-static inline double in_units(double x, int exponent, Rounding rounding, uint32_t word) {
+static INLINE double in_units(double x, int exponent, Rounding rounding, uint32_t word) {
   double q = scale(x, -exponent);
   if (q == 0 && x != 0) q = __builtin_copysign(0x1p-60, x);
   return to_integer(q, rounding, word);
 }
 
-static inline double wide_floating(double x, const Wide& p, Rounding rounding, uint32_t word) {
+static INLINE double wide_floating(double x, const Wide& p, Rounding rounding, uint32_t word) {
   const bool finite = __builtin_isfinite(x);
   double y = x;
   if (finite) {
@@ -72,7 +72,7 @@ static inline double wide_floating(double x, const Wide& p, Rounding rounding, u
   return y + p.zero;
 }
 
-static inline double wide_fixed(double x, const Wide& p, Rounding rounding, uint32_t word) {
+static INLINE double wide_fixed(double x, const Wide& p, Rounding rounding, uint32_t word) {
   double code = in_units(x, p.unit_exponent, rounding, word);
   if (p.modulus != 0) {
     if (!__builtin_isfinite(code)) return __builtin_nan("");
@@ -86,7 +86,7 @@ static inline double wide_fixed(double x, const Wide& p, Rounding rounding, uint
   return scale(code + 0.0, p.unit_exponent);
 }
 
-static inline double round_wide(double x, const Plan& plan, uint32_t word) {
+static INLINE double round_wide(double x, const Plan& plan, uint32_t word) {
   if (plan.nan) return __builtin_nan("");
   return plan.kind == Kind::FLOATING ? wide_floating(x, plan.wide, plan.rounding, word)
                                      : wide_fixed(x, plan.wide, plan.rounding, word);

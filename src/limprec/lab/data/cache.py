@@ -19,7 +19,7 @@ from numpy.lib.format import open_memmap
 
 from ...errors import DataError
 from .progress import Progress, slow_bar
-from .source import Part, Source
+from .source import Part, Pixels, Source
 from .splits import ImageSplit
 
 LAYOUT = 1
@@ -63,7 +63,7 @@ def cached(source: Source, root: Path, progress: Progress | None = None) -> Cach
     except OSError as error:
         raise DataError(
             "load_data",
-            f"cannot write the cache {folder}: {error}",
+            f"cannot build the cache {folder}: {error}",
             "name another place with LIMPREC_CACHE or cache_dir",
         ) from error
     if found is None:
@@ -81,7 +81,7 @@ def _read(folder: Path, source: Source) -> Cached | None:
             return None
         splits = [_split(folder, part, meta) for part in ("train", "test")]
         return Cached(tuple(meta["class_names"]), tuple(meta["shape"]), *splits)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -94,54 +94,88 @@ def _split(folder: Path, part: str, meta: dict[str, Any]) -> ImageSplit:
 
 
 def _build(folder: Path, source: Source, progress: Progress | None) -> None:
-    """Decode into ``folder``; the caller holds its lock, so a leftover part is nobody's."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    """Decode into ``folder``; the caller holds its lock, so what lies in the way is nobody's."""
+    part, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     part.mkdir()
     try:
         with slow_bar(f"decoding {source.name}", progress) as step:
-            decoded = source.read()
-            halves = {"train": decoded.train, "test": decoded.test}
-            for half in halves.values():
-                _check_labels(half, decoded.class_names, source)
-            total = sum(len(half.labels) for half in halves.values())
-            needed, free = total * math.prod(decoded.shape), shutil.disk_usage(part).free
-            if needed > free:  # a full disk would kill the process: the files are mapped
-                raise OSError(f"it takes {needed / 2**30:.2f} GiB, {free / 2**30:.2f} are free")
-            step(0, total)
-            histograms, done = [], 0
-            for name, half in halves.items():
-                np.save(part / f"{name}_labels.npy", half.labels)
-                shape = (len(half.labels), *decoded.shape)
-                file = part / f"{name}_images.npy"
-                histogram = np.zeros((decoded.shape[0], 256), dtype=np.int64)
-                images = open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-                start = 0
-                for chunk in half.chunks:
-                    images[start : start + len(chunk)] = chunk
-                    start += len(chunk)
-                    histogram += _histogram(chunk)
-                    step(done + start, total)
-                images.flush()
-                done += start
-                histograms.append(histogram)
-        mean, std = _moments(histograms[0])
-        meta = {
-            "layout": LAYOUT,
-            "name": source.name,
-            "place": source.place,
-            "fingerprint": source.fingerprint,
-            "class_names": decoded.class_names,
-            "shape": decoded.shape,
-            "mean": mean,
-            "std": std,
-        }
+            meta = _write(part, source, step)
         (part / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(part: Path, source: Source, step: Progress) -> dict[str, Any]:
+    """Write the arrays of both halves and return what ``meta.json`` is to say."""
+    decoded = source.read()
+    halves = {"train": decoded.train, "test": decoded.test}
+    total = sum(len(half.labels) for half in halves.values())
+    needed, free = total * math.prod(decoded.shape), shutil.disk_usage(part).free
+    if needed > free:  # writing mapped files to a full disk would kill the process
+        raise OSError(f"it takes {needed / 2**30:.2f} GiB and {free / 2**30:.2f} are free")
+    done = 0
+    step(done, total)
+    histograms = {name: np.zeros((decoded.shape[0], 256), dtype=np.int64) for name in halves}
+    for name, half in halves.items():
+        _check_labels(half, len(decoded.class_names), f"{name} set of {source.place}")
+        np.save(part / f"{name}_labels.npy", half.labels)
+        file, shape = part / f"{name}_images.npy", (len(half.labels), *decoded.shape)
+        images = open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+        start = 0
+        for chunk in half.chunks:
+            if chunk.shape[1:] != decoded.shape:
+                raise DataError(
+                    "load_data",
+                    f"{source.place} has images {decoded.shape} and {chunk.shape[1:]}",
+                    "give image_size to bring them to one size",
+                )
+            images[start : start + len(chunk)] = chunk
+            histograms[name] += _histogram(chunk)
+            start += len(chunk)
+            step(done + start, total)
+        images.flush()
+        done += start
+    mean, std = _moments(histograms["train"])
+    return {
+        "layout": LAYOUT,
+        "name": source.name,
+        "place": source.place,
+        "fingerprint": source.fingerprint,
+        "class_names": decoded.class_names,
+        "shape": decoded.shape,
+        "mean": mean,
+        "std": std,
+    }
+
+
+def _check_labels(half: Part, classes: int, where: str) -> None:
+    if not len(half.labels):
+        raise DataError("load_data", f"the {where} is empty", "put images into it")
+    low, high = int(half.labels.min()), int(half.labels.max())
+    if low < 0 or high >= classes:
+        raise DataError(
+            "load_data",
+            f"the {where} has labels from {low} to {high} for {classes} classes",
+            "get the files anew",
+        )
+
+
+def _histogram(images: Pixels) -> npt.NDArray[np.int64]:
+    """Return how often each value occurs, (C, 256), of images (K, C, H, W)."""
+    channels = images.swapaxes(0, 1).reshape(images.shape[1], -1)
+    return np.stack([np.bincount(channel, minlength=256) for channel in channels])
+
+
+def _moments(histogram: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation by channel, where 255 counts as 1."""
+    share = histogram / histogram.sum(axis=1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = share @ values
+    variance = (share * (values - mean[:, None]) ** 2).sum(axis=1)
+    return mean.tolist(), np.sqrt(np.where(variance > 0, variance, 1.0)).tolist()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import LabError
+from ..errors import IntegrationError
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -27,23 +27,23 @@ def import_torchvision() -> Any:
     straight through.
 
     Raises:
-        LabError: if torchvision is not installed or cannot be imported.
+        IntegrationError: if torchvision is not installed or cannot be imported.
     """
     global _library
     try:
         return importlib.import_module("torchvision")
     except ImportError as error:
-        raise LabError(
+        raise IntegrationError(
             "import torchvision", str(error), "install it: pip install 'limprec[lab]'"
         ) from error
     except RuntimeError as error:
         if "torchvision::nms" not in str(error) or _library is not None:
-            raise LabError(
+            raise IntegrationError(
                 "import torchvision", str(error), "install the torchvision that fits your torch"
             ) from error
-    _library = torch.library.Library("torchvision", "FRAGMENT")
+    _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
-        _library.define(schema)
+        _library.define(schema)  # type: ignore[no-untyped-call]
     for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
         del sys.modules[name]
     return import_torchvision()
