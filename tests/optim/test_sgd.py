@@ -226,7 +226,7 @@ def test_closure_and_schedulers_work() -> None:
         optimizer.zero_grad()
         value = loss()
         value.backward()
-        return float(value)
+        return float(value.detach())
 
     first = optimizer.step(closure)
     schedule.step()

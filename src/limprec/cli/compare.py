@@ -80,7 +80,9 @@ def compare(
     from ..lab.progress import StepProgress, progress_bars
     from ..lab.report import write_report
 
-    folder = run_folder(out, "compare", model, data, plan)
+    folder = run_folder(
+        out, "compare", model, data, precision_plan.name if precision_plan else plan
+    )
     with progress_bars() as bars:
         results = run(rows, data_set, folder, on_start=lambda row: [StepProgress(bars, row.label)])
     command = shlex.join(["limprec", *sys.argv[1:]])

@@ -78,9 +78,10 @@ def train(
     from ..lab.table import percent
     from ..lab.trainer import train as run
 
-    folder = run_folder(out, model, data, plan, writeback)
+    name = precision_plan.name if precision_plan else plan
+    folder = run_folder(out, model, data, name, writeback)
     with progress_bars() as bars:
-        label = f"{model} {plan} {writeback}"
+        label = f"{model} {name} {writeback}"
         result = run(
             config,
             data_set,
@@ -92,13 +93,13 @@ def train(
     if json:
         print_json(result.as_dict())
         return
-    lost = "" if result.updates_lost is None else percent(result.updates_lost)
     print_table(
         ("", ""),
         [
             ("test accuracy", f"{100 * result.accuracy:.2f} %"),
             ("test loss", f"{result.loss:.4f}"),
-            ("updates lost", lost),
+            ("updates lost", percent(result.updates_lost)),
+            ("movement lost", percent(result.movement_lost)),
             ("bits per parameter", f"{result.total_state_bits:.0f}"),
             ("seconds", f"{result.seconds:.1f}"),
         ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,21 +17,22 @@ class UpdateMeter:
 
     An update is lost if the parameter and what is kept beside it (compensation, full-precision
     copy) are bit for bit what they were. Under stochastic rounding such an update is not lost on
-    average; the share is reported all the same, since it tells how coarse the steps are, and
-    ``drift`` tells the two apart.
+    average, and a compensation rounded to nearest loses many tiny ones that together weigh
+    little: ``movement`` tells how much of the whole way got lost.
 
     Args:
         optimizer: any optimizer of limprec; it is watched until the context or ``close`` ends.
-        drift: also sum every update in float64 and compare with how far the parameters came;
+        movement: also sum every update in float64 and compare with how far the parameters came;
             takes 16 bytes a parameter.
     """
 
-    def __init__(self, optimizer: WriteBackOptimizer, *, drift: bool = False) -> None:
-        self._drift = drift
-        self._lost: dict[Tensor, Tensor] = {}
-        self._nonzero: dict[Tensor, Tensor] = {}
-        self._moved: dict[Tensor, Tensor] = {}
-        self._sum: dict[Tensor, Tensor] = {}
+    def __init__(self, optimizer: WriteBackOptimizer, *, movement: bool = False) -> None:
+        self._movement = movement
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._places = {p: place for place, p in enumerate(parameters)}
+        self._counts = [torch.zeros(2, dtype=torch.int64, device=p.device) for p in parameters]
+        kept = parameters if movement else []
+        self._ways = [torch.zeros(2, *p.shape, dtype=torch.float64, device=p.device) for p in kept]
         self._stop: Callable[[], None] | None = optimizer.observe(self._count)
 
     def __enter__(self) -> Self:
@@ -51,41 +52,48 @@ class UpdateMeter:
     @property
     def lost(self) -> int:
         """Updates that left no trace."""
-        return sum(int(n) for n in self._lost.values())
+        return sum(int(count[0]) for count in self._counts)
 
     @property
     def nonzero(self) -> int:
         """Updates that were not zero."""
-        return sum(int(n) for n in self._nonzero.values())
+        return sum(int(count[1]) for count in self._counts)
 
     @property
-    def share(self) -> float:
-        """Share of the non-zero updates that left no trace; 0 where there were none."""
-        return self.lost / self.nonzero if self.nonzero else 0.0
+    def share(self) -> float | None:
+        """Share of the non-zero updates that left no trace; None where there were none."""
+        return self.lost / self.nonzero if self.nonzero else None
 
     @property
-    def missing(self) -> float:
+    def movement_lost(self) -> float | None:
         """Share of the asked-for movement that never arrived, over all parameters.
 
         With U the exact sum of all updates and D how far the parameters came, 1 - <U, D> / <U, U>:
-        0 if everything arrived, 1 if nothing did; stochastic rounding gives about 0 on average.
-        NaN without ``drift`` or before any update.
+        0 if everything arrived, 1 if nothing did, below 0 if the parameters overshot. None without
+        ``movement`` or where no update asked for anything.
         """
-        asked = arrived = 0.0
-        for p, total in self._sum.items():
-            asked += float((total * total).sum())
-            arrived += float((total * self._moved[p]).sum())
-        return 1 - arrived / asked if asked else float("nan")
+        asked = sum(float((way[0] * way[0]).sum()) for way in self._ways)
+        arrived = sum(float((way[0] * way[1]).sum()) for way in self._ways)
+        return 1 - arrived / asked if asked else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts and sums, for a checkpoint."""
+        return {"counts": self._counts, "ways": self._ways}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from saved counts of an optimizer with the same parameters."""
+        for mine, saved in zip(
+            (*self._counts, *self._ways), (*state["counts"], *state["ways"]), strict=True
+        ):
+            mine.copy_(saved)
 
     def _count(self, p: Tensor, event: UpdateEvent) -> None:
         moving = event.update != 0
         same = event.after == event.before
         if event.carry_before is not None and event.carry_after is not None:
             same &= event.carry_after == event.carry_before
-        zero = torch.zeros((), dtype=torch.int64, device=p.device)
-        self._lost[p] = self._lost.get(p, zero) + (moving & same).sum()
-        self._nonzero[p] = self._nonzero.get(p, zero) + moving.sum()
-        if self._drift:
-            update, moved = event.update.double(), event.after.double() - event.before.double()
-            self._sum[p] = self._sum[p] + update if p in self._sum else update.clone()
-            self._moved[p] = self._moved[p] + moved if p in self._moved else moved
+        place = self._places[p]
+        self._counts[place] += torch.stack([(moving & same).sum(), moving.sum()])
+        if self._movement:
+            moved = event.after.double() - event.before.double()
+            self._ways[place] += torch.stack([event.update.double(), moved])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -17,9 +19,13 @@ from rich.progress import (
 from ..integrations.lightning import pl
 
 
-def progress_bars() -> Progress:
-    """Return the bars, on standard error so that standard output stays for results."""
-    return Progress(
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Give bars that show once training starts, so that bad input leaves its one line alone.
+
+    They are on standard error: standard output stays for results.
+    """
+    bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
@@ -28,19 +34,24 @@ def progress_bars() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=Console(stderr=True),
     )
+    try:
+        yield bars
+    finally:
+        if bars.live.is_started:
+            bars.stop()
 
 
 class StepProgress(pl.Callback):
     """Moves one bar by one a training step, and shows the test accuracy of the last epoch."""
 
     def __init__(self, bars: Progress, label: str) -> None:
-        self._bars = bars
-        self._task = bars.add_task(label, total=None, note="")
+        self._bars, self._label = bars, label
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Learn how many steps there are, and how many a resumed run has done."""
-        total = int(trainer.estimated_stepping_batches)
-        self._bars.update(self._task, total=total, completed=trainer.global_step)
+        """Show the bar, where a resumed run left it."""
+        total, done = int(trainer.estimated_stepping_batches), trainer.global_step
+        self._task = self._bars.add_task(self._label, total=total, completed=done, note="")
+        self._bars.start()
 
     def on_train_batch_end(
         self,

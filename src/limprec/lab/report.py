@@ -25,7 +25,7 @@ th, td { padding: .45rem .7rem; border-bottom: 1px solid #ddd; text-align: right
 th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; border-bottom: 2px solid #222; }
 ul, dl { color: #555; font-size: .9rem; }
-pre { background: #f6f6f4; padding: .8rem 1rem; overflow-x: auto; font-size: .85rem; }
+pre { background: #f6f6f4; padding: .8rem 1rem; white-space: pre-wrap; font-size: .85rem; }
 footer { color: #777; font-size: .85rem; margin-top: 3rem; }
 """
 
@@ -73,11 +73,11 @@ def _charts(results: Sequence[RunResult]) -> str:
     import plotly.graph_objects as go
 
     curves = (
-        ("Test accuracy by epoch", "test_accuracy", "test accuracy", ".1%"),
-        ("Training loss by epoch", "train_loss", "cross entropy (nats)", None),
+        ("Test accuracy by epoch", "test_accuracy", "test accuracy", ".1%", "linear"),
+        ("Training loss by epoch", "train_loss", "cross entropy (nats)", None, "log"),
     )
     parts = []
-    for number, (title, key, axis, tick) in enumerate(curves):
+    for number, (title, key, axis, tick, kind) in enumerate(curves):
         figure = go.Figure()
         for result, color in zip(results, _COLORS * 9, strict=False):
             figure.add_scatter(
@@ -92,7 +92,7 @@ def _charts(results: Sequence[RunResult]) -> str:
             height=380,
             margin={"l": 70, "r": 20, "t": 20, "b": 50},
             xaxis={"title": "epoch", "dtick": max(1, len(results[0].history) // 10)},
-            yaxis={"title": axis, "tickformat": tick},
+            yaxis={"title": axis, "tickformat": tick, "type": kind},
             legend={"orientation": "h", "y": -0.2},
         )
         chart = figure.to_html(

@@ -117,6 +117,7 @@ class RunResult:
             text), 0 to 1.
         loss: mean cross entropy over the test set, nats.
         updates_lost: share of the non-zero updates that left no trace, or None if not counted.
+        movement_lost: share of the asked-for movement that never arrived, or None.
         state_bits: role -> bits per parameter of training state, averaged over the parameters.
         mac_energy: joules of one step's multiply-adds per sample, by the table it names.
         history: one record an epoch.
@@ -129,6 +130,7 @@ class RunResult:
     accuracy: float
     loss: float
     updates_lost: float | None
+    movement_lost: float | None
     state_bits: Mapping[str, float]
     mac_energy: float
     history: tuple[Mapping[str, Any], ...]

@@ -13,6 +13,7 @@ HEADER = (
     "accuracy",
     "against fp32",
     "updates lost",
+    "movement lost",
     "bits / parameter",
     "MAC energy",
 )
@@ -20,6 +21,8 @@ NOTES = (
     "accuracy: test set, after the last epoch; against fp32 in percentage points.",
     "updates lost: share of the non-zero updates that left no trace in what is stored; under"
     " stochastic rounding such an update is not lost on average.",
+    "movement lost: share of the way that all updates together asked for and the parameters did"
+    " not go.",
     "bits / parameter: training state (parameter, gradient, momentum, compensation), averaged over"
     " the parameters.",
     "MAC energy: multiply-adds of one training step against fp32, by the 45 nm table of Horowitz"
@@ -49,19 +52,24 @@ def markdown(results: Sequence[RunResult]) -> str:
 
 def _row(result: RunResult, base: RunResult) -> tuple[str, ...]:
     gap = 100 * (result.accuracy - base.accuracy)
-    lost = "" if result.updates_lost is None else percent(result.updates_lost)
     return (
         result.label,
         f"{100 * result.accuracy:.2f} %",
         "" if result is base else f"{gap:+.2f}",
-        lost,
+        percent(result.updates_lost),
+        percent(result.movement_lost),
         f"{result.total_state_bits:.0f}",
         percent(result.mac_energy / base.mac_energy),
     )
 
 
-def percent(share: float) -> str:
-    """Return a share as a percentage, with enough digits near 0 and 100 to tell the difference."""
+def percent(share: float | None) -> str:
+    """Return a share as a percentage, with enough digits near 0 and 100 to tell the difference.
+
+    Nothing for None.
+    """
+    if share is None:
+        return ""
     value = 100 * share
     if value in (0, 100):
         return f"{value:.0f} %"

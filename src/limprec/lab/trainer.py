@@ -37,6 +37,8 @@ class Training(pl.LightningModule):
         self.model: nn.Module = build_model(config.model, task, config.seed)
         if config.plan is not None:
             convert(self.model, config.plan, seed=config.seed)
+        batches = data.train_batches(config.batch_size, seed=config.seed)
+        self.total_steps = config.epochs * len(batches)
         self.history: list[dict[str, float]] = []
         self._sums = torch.zeros(3, dtype=torch.float64)  # train loss, correct, count
 
@@ -109,7 +111,7 @@ class Training(pl.LightningModule):
             compensation_rounding=config.compensation_rounding,
             seed=config.seed,
         )
-        total = config.epochs * len(self.data.train_batches(config.batch_size, seed=0))
+        total = self.total_steps
 
         def cosine(step: int) -> float:
             return 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
@@ -159,15 +161,17 @@ def train(
         raise LabError("train", f"{out} holds a run", "add --resume or choose another --out")
     with _quiet_lightning():
         training = Training(config, data)
-        meter = LostUpdates()
+        watch = LostUpdates(movement=True)
         trainer = pl.Trainer(
             max_epochs=config.epochs,
             accelerator="auto",
             devices=1,
             logger=[kind(out, name="", version="") for kind in LOGGERS],
             callbacks=[
-                meter,
-                pl.callbacks.ModelCheckpoint(checkpoints, save_last=True, save_top_k=0),
+                watch,
+                pl.callbacks.ModelCheckpoint(
+                    checkpoints, filename=last.stem, enable_version_counter=False
+                ),
                 *callbacks,
             ],
             reload_dataloaders_every_n_epochs=1,
@@ -187,7 +191,8 @@ def train(
         config=config.as_dict(),
         accuracy=final["test_accuracy"],
         loss=final["test_loss"],
-        updates_lost=meter.share,
+        updates_lost=watch.meter.share if watch.meter else None,
+        movement_lost=watch.meter.movement_lost if watch.meter else None,
         state_bits=training_state_bits(optimizer),
         mac_energy=step_energy(
             training.model,

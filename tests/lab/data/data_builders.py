@@ -91,7 +91,7 @@ def cifar_files(monkeypatch: pytest.MonkeyPatch, kind: str) -> tuple[dict[str, b
     classes = int(kind.removeprefix("CIFAR"))
 
     def packed(value: object) -> tuple[bytes, str]:
-        # as NumPy of 2009 wrote it: integers where today's writes booleans
+        # as NumPy of 2009 wrote it: NumPy 2.4.0 to 2.4.4 warn of such files
         data = pickle.dumps(value, protocol=2).replace(b"\x89\x88\x87", b"K\x00K\x01\x87")
         return data, hashlib.md5(data).hexdigest()
 

@@ -83,7 +83,7 @@ def test_constant_channel_has_deviation_one(tmp_path: Path) -> None:
     assert x.abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("change", ["touch", "size", "new", "gone"])
+@pytest.mark.parametrize("change", ["touch", "size", "new", "gone", "renamed"])
 def test_changed_source_is_decoded_anew(
     folder: Path, cache: Path, decoded: list[str], change: str
 ) -> None:
@@ -92,7 +92,11 @@ def test_changed_source_is_decoded_anew(
     if change == "touch":
         os.utime(path, ns=(1, 1))
     elif change == "size":
+        stat = path.stat()
         path.write_bytes(path.read_bytes() + b"\0")
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    elif change == "renamed":
+        path.rename(path.with_name("8.png"))
     elif change == "new":
         (path.parent / "9.png").write_bytes(path.read_bytes())
     else:
@@ -135,6 +139,15 @@ def test_damaged_cache_is_built_anew(
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[: -path.stat().st_size // 2 if damage == "cut" else 0])
+    assert len(load_data(f"imagefolder:{folder}").train) == 12
+    assert len(decoded) == 48
+
+
+def test_cache_whose_files_do_not_fit_each_other_is_built_anew(
+    folder: Path, cache: Path, decoded: list[str]
+) -> None:
+    load_data(f"imagefolder:{folder}")
+    np.save(caches(cache)[0] / "train_labels.npy", np.zeros(5, dtype=np.int64))
     assert len(load_data(f"imagefolder:{folder}").train) == 12
     assert len(decoded) == 48
 

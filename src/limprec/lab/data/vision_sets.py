@@ -173,7 +173,7 @@ def _read_cifar(place: Path, kind: str, image_size: int | None) -> Decoded:
             return _read_cifar(Path(folder, _CIFAR_FOLDERS[kind]), kind, image_size)
     try:
         reader = getattr(import_torchvision().datasets, kind)
-        with warnings.catch_warnings():  # the pickles are older than NumPy's booleans
+        with warnings.catch_warnings():  # NumPy 2.4.0 to 2.4.4 frown on old pickles
             warnings.filterwarnings("ignore", message=".*align should be passed")
             train, test = (reader(place.parent, train=train) for train in (True, False))
     except _DAMAGE as error:
