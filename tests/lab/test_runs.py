@@ -191,7 +191,14 @@ def test_a_damaged_result_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("share", "text"),
-    [(0, "0 %"), (1, "100 %"), (0.0652, "6.5 %"), (0.99994, "99.99 %"), (0.0000012, "0.0001 %")],
+    [
+        (0, "0 %"),
+        (1, "100 %"),
+        (0.0652, "6.5 %"),
+        (0.99994, "99.99 %"),
+        (0.000012, "0.001 %"),
+        (2e-8, "< 0.001 %"),
+    ],
 )
 def test_percent_tells_nearly_all_from_all(share: float, text: str) -> None:
     assert table.percent(share) == text

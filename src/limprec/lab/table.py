@@ -73,7 +73,9 @@ def percent(share: float | None) -> str:
     value = 100 * share
     if value in (0, 100):
         return f"{value:.0f} %"
+    if abs(value) < 0.001:
+        return "< 0.001 %"
     digits = 1
-    while digits < 4 and round(value, digits) in (0, 100):
+    while digits < 3 and round(value, digits) in (0, 100):
         digits += 1
     return f"{value:.{digits}f} %"
