@@ -17,6 +17,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Every one of the 2^32 float32 inputs against ml_dtypes: hours, resumable.
+conformance: $(READY)
+	$(BIN)/python -m tests.conformance
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

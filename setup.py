@@ -14,10 +14,13 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("src/limprec/kernels/native")
+PER_LEVEL = sorted(map(str, NATIVE.glob("*kernels.cpp")))
+"""Compiled once per instruction set; every other source once."""
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 FLAGS = [
     "-std=c++17",
     "-O3",
+    "-g0",
     "-ffp-contract=off",  # a fused multiply-add would round differently
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -32,18 +35,18 @@ LEVELS = {
     "AVX2": ["-mavx2", "-mf16c"],
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
 }
-"""Instruction sets that kernels.cpp is compiled for; which one runs is decided at run time."""
+"""The instruction sets; which one runs is decided at run time."""
 
 
 class BuildNative(build_ext):
-    """Compiles kernels.cpp once per instruction set; a failure leaves a pure Python package."""
+    """Compiles the kernels per instruction set; a failure leaves a pure Python package."""
 
     def build_extension(self, ext: Extension) -> None:
         """Build one extension, or say in one line why not."""
         try:
             for level in LEVELS if X86 else ["PORTABLE"]:
                 ext.extra_objects += self.compiler.compile(
-                    [str(NATIVE / "kernels.cpp")],
+                    PER_LEVEL,
                     output_dir=str(Path(self.build_temp, level)),
                     macros=[*ext.define_macros, ("LIMPREC_LEVEL", level.lower())],
                     extra_postargs=[*FLAGS, *LEVELS[level], f"-DLIMPREC_TABLE={level}"],
@@ -56,7 +59,7 @@ class BuildNative(build_ext):
 
 def skip(reason: str) -> None:
     """Say why the native kernels are not built."""
-    print(f"limprec: no native kernels, the slower reference will be used ({reason})", file=sys.stderr)
+    print(f"limprec: no native kernels, only the slow reference ({reason})", file=sys.stderr)
 
 
 def extensions() -> list[Extension]:
@@ -70,8 +73,8 @@ def extensions() -> list[Extension]:
     return [
         Extension(
             "limprec.kernels.native._C",
-            sources=[str(NATIVE / name) for name in ("bindings.cpp", "plan.cpp")],
-            depends=[str(path) for path in (*sorted(NATIVE.glob("*.h")), NATIVE / "kernels.cpp")],
+            sources=sorted({*map(str, NATIVE.glob("*.cpp"))} - {*PER_LEVEL}),
+            depends=sorted([*map(str, NATIVE.glob("*.h")), *PER_LEVEL]),
             library_dirs=[str(root / "lib")],
             libraries=["torch_cpu"],
             define_macros=[

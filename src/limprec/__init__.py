@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import diagnosis, optim, schedule
+    from .accumulation import AccumulatorBits, accumulator_bits
     from .bounds import Guideline, guideline
     from .errors import LimprecError
     from .formats import (
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         parse_format,
         parse_precision,
     )
-    from .kernels import Backend, quantize, quantize_
+    from .kernels import Backend, matmul, quantize, quantize_
     from .nn import convert, restore
     from .plan import Plan
 
@@ -41,7 +42,10 @@ _HOME = {
     "Rounding": "formats",
     "parse_format": "formats",
     "parse_precision": "formats",
+    "AccumulatorBits": "accumulation",
+    "accumulator_bits": "accumulation",
     "Backend": "kernels",
+    "matmul": "kernels",
     "quantize": "kernels",
     "quantize_": "kernels",
     "convert": "nn",
@@ -51,6 +55,7 @@ _HOME = {
 _ROOMS = ("diagnosis", "optim", "schedule")
 
 __all__ = [
+    "AccumulatorBits",
     "Backend",
     "DynamicFixedPoint",
     "FixedPoint",
@@ -61,9 +66,11 @@ __all__ = [
     "Plan",
     "Precision",
     "Rounding",
+    "accumulator_bits",
     "convert",
     "diagnosis",
     "guideline",
+    "matmul",
     "optim",
     "parse_format",
     "parse_precision",

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from itertools import islice
+import dataclasses
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import Json, number, print_json, print_table, print_text
+from .output import Json, is_terminal, number, print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ..formats import FixedPoint, FloatingPoint, Format
+    from ..formats import Format
 
 _SHOWN = 8
 """How many of a narrow format's values people get to see; ``--json`` has all of them."""
+_DERIVED = (
+    *("max", "min", "smallest_normal", "smallest", "epsilon", "lsb", "code_min", "code_max"),
+    *("has_infinity", "has_nan", "has_negative_zero", "scale_rule"),
+)
+"""What a format derives from its fields, shown where it has it."""
 
 
 def formats(
@@ -25,149 +29,144 @@ def formats(
             help="A short name, e.g. e4m3, fx8.4 or dfx8:stochastic; none lists the named formats."
         ),
     ] = None,
+    vectors: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Print this many test vectors for hardware: input, random word, output in hex.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the test vectors.")] = 0,
     json: Json = False,
 ) -> None:
-    """List the number formats, or tell all about one."""
+    """List the number formats, tell all about one, or print its test vectors."""
     if name is None:
+        if vectors is not None:
+            raise typer.BadParameter("give a format, e.g. limprec formats e4m3 --vectors 100")
         _list(json)
+    elif vectors is not None:
+        if json:
+            raise typer.BadParameter("--vectors prints lines, not JSON; leave one of them out")
+        _vectors(name, vectors, seed)
     else:
         _show(name, json)
 
 
 def _list(json: bool) -> None:
-    from ..formats import GRAMMAR, NAMED_FLOATS
+    from ..formats import GRAMMAR, NAMED_FORMATS, ScalarFormat
 
     if json:
-        named = {name: _facts(fmt) for name, fmt in NAMED_FLOATS.items()}
+        named = {name: facts(fmt) for name, fmt in NAMED_FORMATS.items()}
         print_json({"formats": named, "grammar": GRAMMAR})
         return
+    rows = []
+    for name, fmt in NAMED_FORMATS.items():
+        reach = (
+            (number(fmt.max), number(fmt.smallest)) if isinstance(fmt, ScalarFormat) else ("", "")
+        )
+        rows.append((name, kind(fmt), str(fmt.bits), str(fmt.significant_bits), *reach))
     print_table(
-        ("name", "bits", "exponent", "mantissa", "significant", "max", "smallest > 0"),
-        [
-            (
-                name,
-                str(fmt.bits),
-                str(fmt.exponent_bits),
-                str(fmt.mantissa_bits),
-                str(fmt.significant_bits),
-                number(fmt.max),
-                number(fmt.smallest),
-            )
-            for name, fmt in NAMED_FLOATS.items()
-        ],
+        ("name", "kind", "bits", "significant", "max", "smallest > 0"),
+        rows,
         title="Formats with a name of their own",
+        text_columns=(0, 1),
     )
     print_text()
     print_table(
         ("short name", "means"), list(GRAMMAR.items()), title="Any other", text_columns=(0, 1)
     )
+    print_text()
+    print_text("limprec formats NAME tells all about one and draws its number line.")
 
 
 def _show(name: str, json: bool) -> None:
-    from ..formats import DynamicFixedPoint, parse_precision
+    from ..formats import ScalarFormat, ScaledFormat, parse_precision
+    from .numberline import BLOCKS, PLAIN, number_line
 
     precision = parse_precision(name)
     fmt = precision.format
-    facts = _facts(fmt)
+    told = facts(fmt)
     if ":" in name:
-        facts["rounding"] = str(precision.rounding)
+        told["rounding"] = str(precision.rounding)
+    values = _values(fmt)
     if json:
-        print_json({"name": str(precision), **facts, "values": _all_values(fmt)})
+        print_json({"name": str(precision), **told, "values": values})
         return
-    rows = [(key.replace("_", " "), _cell(value)) for key, value in facts.items()]
-    if values := _all_values(fmt):
-        first = list(islice((v for v in values if v >= 0), _SHOWN))
+    rows = [(key.replace("_", " "), _cell(value)) for key, value in told.items()]
+    if values:
+        first = [v for v in values if v >= 0][:_SHOWN]
         more = ", ..." if first[-1] < values[-1] else ""
-        unit = " LSB" if isinstance(fmt, DynamicFixedPoint) else ""
-        rows.append(("first values", ", ".join(map(number, first)) + more + unit))
-        rows.append(("values", str(len(values))))
+        rows.append(("values", f"{len(values)}: {', '.join(map(number, first))}{more}"))
     print_table(("", ""), rows, title=str(precision), text_columns=(0, 1))
+    if values and len(values) > 1:
+        unit = " of an element, before its scale" if isinstance(fmt, ScaledFormat) else ""
+        assert isinstance(fmt, ScalarFormat | ScaledFormat)
+        print_text()
+        print_text(f"Number line{unit} (height: how many values)", heading=True)
+        for line in number_line(values, heights=BLOCKS if is_terminal() else PLAIN):
+            print_text(line)
 
 
-def _facts(fmt: Format) -> dict[str, Any]:
+def _vectors(name: str, count: int, seed: int) -> None:
+    from ..formats import parse_precision
+    from .vectors import vectors
+
+    for line in vectors(parse_precision(name), count, seed):
+        sys.stdout.write(line + "\n")
+
+
+def kind(fmt: Format) -> str:
+    """Return the family of a format in words."""
+    from ..formats import Posit, TableFormat
+
+    words = {Posit: "posit", TableFormat: "table of values"}
+    if type(fmt) in words:
+        return words[type(fmt)]
+    return {
+        "FloatingPoint": "floating point",
+        "FixedPoint": "fixed point",
+        "DynamicFixedPoint": "dynamic fixed point",
+        "Microscaling": "MX blocks",
+        "NVFP4": "NVFP4 blocks",
+        "Affine": "affine integers",
+        "E8M0": "power of two",
+        "Logarithmic": "logarithmic",
+    }.get(type(fmt).__name__, type(fmt).__name__)
+
+
+def facts(fmt: Format) -> dict[str, Any]:
     """Return everything that a format can tell of itself, in the order to show it."""
-    from ..formats import DynamicFixedPoint, FixedPoint, FloatingPoint
-
-    if isinstance(fmt, FloatingPoint):
-        return _float_facts(fmt)
-    if isinstance(fmt, FixedPoint):
-        return _fixed_facts(fmt)
-    facts: dict[str, Any] = {"bits": fmt.bits, "significant_bits": fmt.significant_bits}
-    if isinstance(fmt, DynamicFixedPoint):
-        facts = {
-            "kind": "dynamic fixed point",
-            **facts,
-            "codes": [-fmt.code_max, fmt.code_max],
-            "scale": "LSB = 2^(E - bits + 1), E = floor(log2 amax) + 1, one per tensor",
-        }
-    return facts
-
-
-def _float_facts(fmt: FloatingPoint) -> dict[str, Any]:
     from ..formats.floating import SPECIALS
 
-    return {
-        "kind": "floating point",
-        "bits": fmt.bits,
-        "exponent_bits": fmt.exponent_bits,
-        "mantissa_bits": fmt.mantissa_bits,
-        "significant_bits": fmt.significant_bits,
-        "bias": fmt.bias,
-        "max": fmt.max,
-        "min": fmt.min,
-        "smallest_normal": fmt.smallest_normal,
-        "smallest": fmt.smallest,
-        "epsilon": fmt.epsilon,
-        "subnormals": fmt.subnormals,
-        "specials": SPECIALS[fmt.specials],
-        "overflow": fmt.overflow,
-    }
+    told: dict[str, Any] = {"kind": kind(fmt), "bits": fmt.bits}
+    told["significant_bits"] = fmt.significant_bits
+    for field in dataclasses.fields(fmt):  # type: ignore[arg-type]  # every format is a dataclass
+        value = getattr(fmt, field.name)
+        if field.name == "specials":
+            value = f"{value}: {SPECIALS[value]}"
+        if value is not None and field.name not in ("bits", "values", "name"):
+            told[field.name] = value
+    if (element := getattr(fmt, "element", None)) is not None:
+        told["element"] = element
+    for name in _DERIVED:
+        value = getattr(fmt, name, None)
+        if value is not None:
+            told.setdefault(name, value)
+    plain = (bool, int, float, str)
+    return {key: v if isinstance(v, plain) else str(v) for key, v in told.items()}
 
 
-def _fixed_facts(fmt: FixedPoint) -> dict[str, Any]:
-    return {
-        "kind": "fixed point",
-        "bits": fmt.bits,
-        "fraction_bits": fmt.fraction_bits,
-        "significant_bits": fmt.significant_bits,
-        "signed": fmt.signed,
-        "max": fmt.max,
-        "min": fmt.min,
-        "smallest": fmt.smallest,
-        "codes": [fmt.code_min, fmt.code_max],
-        "overflow": fmt.overflow,
-    }
+def _values(fmt: Format) -> list[float] | None:
+    """Return the finite values of a format (or of its elements) of at most 8 bits."""
+    from ..formats import DynamicFixedPoint, ScalarFormat, ScaledFormat
 
-
-def _all_values(fmt: Format) -> list[float] | None:
-    """Return the finite values of a format of at most 8 bits, ascending; None for a wider one.
-
-    Those of dynamic fixed point are in units of its LSB.
-    """
-    from ..formats import DynamicFixedPoint, FixedPoint, FloatingPoint
-
-    if fmt.bits > 8:
+    element = fmt.element if isinstance(fmt, ScaledFormat) else fmt
+    if not isinstance(element, ScalarFormat) or element.bits > 8:
         return None
-    if isinstance(fmt, FixedPoint):
-        return [code * fmt.lsb for code in range(fmt.code_min, fmt.code_max + 1)]
-    if isinstance(fmt, DynamicFixedPoint):
-        return [float(code) for code in range(-fmt.code_max, fmt.code_max + 1)]
-    if isinstance(fmt, FloatingPoint):
-        positive = list(_positive(fmt))
-        return [*(-v for v in reversed(positive)), 0.0, *positive]
-    return None
-
-
-def _positive(fmt: FloatingPoint) -> Iterator[float]:
-    """Yield the positive finite values of a float format, ascending."""
-    steps = 1 << fmt.mantissa_bits
-    if fmt.subnormals:
-        yield from (k * fmt.smallest for k in range(1, steps))
-    for exponent in range(fmt.min_exponent, fmt.max_exponent + 1):
-        for k in range(steps):
-            value = (1 + k / steps) * 2.0**exponent
-            if value <= fmt.max:
-                yield value
+    values = element.values()
+    if isinstance(fmt, DynamicFixedPoint):  # its codes are symmetric, one fewer than the element's
+        return [v for v in values if abs(v) <= fmt.code_max]
+    return list(values)
 
 
 def _cell(value: Any) -> str:
@@ -176,6 +175,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return number(value)
-    if isinstance(value, list):
-        return f"{value[0]} to {value[1]}"
     return str(value)

@@ -77,6 +77,11 @@ def print_text(text: str = "", *, heading: bool = False) -> None:
         sys.stdout.write(text + "\n")
 
 
+def is_terminal() -> bool:
+    """Whether standard output is a terminal, or is to be treated as one."""
+    return _console().is_terminal
+
+
 def number(value: float) -> str:
     """Return a number in up to ten digits where that is short, else in six."""
     text = f"{value:.10g}"

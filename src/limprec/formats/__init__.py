@@ -1,21 +1,37 @@
 """Number formats: frozen values, their names and an exact scalar oracle. No torch here."""
 
+from .affine import Affine
 from .base import Format, ScalarFormat
 from .fixed import DynamicFixedPoint, FixedPoint
 from .floating import NAMED_FLOATS, FloatingPoint
-from .names import GRAMMAR, Precision, parse_format, parse_precision
+from .groups import ScaledFormat
+from .microscaling import MX_ELEMENTS, NVFP4, Microscaling
+from .names import GRAMMAR, NAMED_FORMATS, Precision, parse_format, parse_precision
 from .rounding import Rounding, parse_rounding
+from .scale import E8M0
+from .table import ListedFormat, Logarithmic, Posit, TableFormat
 
 __all__ = [
+    "E8M0",
     "GRAMMAR",
+    "MX_ELEMENTS",
     "NAMED_FLOATS",
+    "NAMED_FORMATS",
+    "NVFP4",
+    "Affine",
     "DynamicFixedPoint",
     "FixedPoint",
     "FloatingPoint",
     "Format",
+    "ListedFormat",
+    "Logarithmic",
+    "Microscaling",
+    "Posit",
     "Precision",
     "Rounding",
     "ScalarFormat",
+    "ScaledFormat",
+    "TableFormat",
     "parse_format",
     "parse_precision",
     "parse_rounding",

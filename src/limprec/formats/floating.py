@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
 from ..errors import FormatError
 from .base import Format, ScalarFormat
 
-Specials = Literal["ieee", "fn", "fnuz", "finite"]
+Specials = Literal["ieee", "fn", "fnuz", "finite", "p3109"]
 FloatOverflow = Literal["saturate", "ieee"]
 
 SPECIALS: dict[Specials, str] = {
@@ -16,6 +18,7 @@ SPECIALS: dict[Specials, str] = {
     "fn": "no infinity; NaN where exponent and mantissa are all ones (OCP 8-bit e4m3)",
     "fnuz": "no infinity, no negative zero; NaN in its place, bias one higher",
     "finite": "neither infinity nor NaN (OCP MX fp6 and fp4)",
+    "p3109": "infinities at the top codes, NaN in the place of negative zero (IEEE P3109)",
 }
 
 
@@ -25,18 +28,22 @@ class FloatingPoint(ScalarFormat):
 
     Args:
         exponent_bits: 2 to 11 (1 to 11 unless ``specials`` is ``ieee``).
-        mantissa_bits: stored bits after the leading one, 1 to 52.
-        bias: exponent bias; None means 2^(exponent_bits-1) - 1, one more under ``fnuz``.
+        mantissa_bits: stored bits after the leading one, 0 to 52 (from 1 under ``ieee``, whose
+            NaN needs one). With 0 the values are 0 and powers of two.
+        bias: exponent bias; None means 2^(exponent_bits-1) - 1, one more under ``fnuz`` and
+            ``p3109``.
         subnormals: whether the lowest exponent has evenly spaced values down to 0; if not,
             a value under the smallest normal rounds to 0 or to it.
-        specials: which codes are not numbers: ``ieee``, ``fn``, ``fnuz`` or ``finite``.
+        specials: which codes are not numbers: ``ieee``, ``fn``, ``fnuz``, ``finite`` or ``p3109``
+            (the extended domain of IEEE P3109; its finite domain is ``fnuz``).
         overflow: ``saturate`` sends what exceeds ``max`` (infinities too) to ``max``; ``ieee``
             sends it to infinity, or to NaN where the format has no infinity (``max`` where it has
             neither), as IEEE 754 section 7.4 says for the rounding at hand. None means
             ``saturate`` up to 8 bits, as fp8 hardware converts, and ``ieee`` above.
 
     NaN stays NaN in a carrier, also where the format has no NaN: a simulation that hid it would
-    hide a divergence. Negative zero stays, except under ``fnuz``.
+    hide a divergence. Negative zero stays, except under ``fnuz`` and ``p3109``. Ties to even are
+    ties to the even code.
 
     Raises:
         FormatError: for fields out of range or unknown policies.
@@ -63,12 +70,13 @@ class FloatingPoint(ScalarFormat):
             raise FormatError(
                 "FloatingPoint", f"{e!r} exponent bits", f"give an integer from {least} to 11"
             )
-        if not isinstance(m, int) or not 1 <= m <= 52:
+        least = 1 if self.specials == "ieee" else 0
+        if not isinstance(m, int) or not least <= m <= 52:
             raise FormatError(
-                "FloatingPoint", f"{m!r} mantissa bits", "give an integer from 1 to 52"
+                "FloatingPoint", f"{m!r} mantissa bits", f"give an integer from {least} to 52"
             )
         if self.bias is None:
-            object.__setattr__(self, "bias", (1 << (e - 1)) - (self.specials != "fnuz"))
+            object.__setattr__(self, "bias", self._usual_bias)
         elif not isinstance(self.bias, int) or not -1100 <= self.bias <= 1100:
             raise FormatError(
                 "FloatingPoint", f"bias {self.bias!r}", "give an integer from -1100 to 1100"
@@ -78,6 +86,10 @@ class FloatingPoint(ScalarFormat):
         elif self.overflow not in ("saturate", "ieee"):
             raise FormatError(
                 "FloatingPoint", f"unknown overflow {self.overflow!r}", "use 'saturate' or 'ieee'"
+            )
+        if self.largest_code < 1 << m:
+            raise FormatError(
+                "FloatingPoint", f"{e} exponent and {m} mantissa bits", "give one more of either"
             )
         if self.min_exponent - m < -1074 or self.max_exponent > 1023:
             raise FormatError(
@@ -98,17 +110,22 @@ class FloatingPoint(ScalarFormat):
         return 1 - self.bias
 
     @property
+    def largest_code(self) -> int:
+        """Code of the largest finite value: exponent and mantissa as one integer."""
+        top = {"ieee": 1 << self.mantissa_bits, "fn": 1, "p3109": 1}.get(self.specials, 0)
+        return (1 << (self.exponent_bits + self.mantissa_bits)) - 1 - top
+
+    @property
     def max_exponent(self) -> int:
         """Exponent of the largest finite value."""
         assert self.bias is not None
-        reserved = 2 if self.specials == "ieee" else 1
-        return (1 << self.exponent_bits) - reserved - self.bias
+        return (self.largest_code >> self.mantissa_bits) - self.bias
 
     @property
     def max(self) -> float:
-        """The largest finite value; under ``fn`` the code above it is NaN."""
-        steps = 2 if self.specials == "fn" else 1
-        return float((2.0 - steps * 2.0**-self.mantissa_bits) * 2.0**self.max_exponent)
+        """The largest finite value; the code above it, if any, is infinity or NaN."""
+        steps = 1 << self.mantissa_bits
+        return float((1 + self.largest_code % steps / steps) * 2.0**self.max_exponent)
 
     @property
     def min(self) -> float:
@@ -135,7 +152,7 @@ class FloatingPoint(ScalarFormat):
     @property
     def has_infinity(self) -> bool:
         """Whether infinities are values of the format."""
-        return self.specials == "ieee"
+        return self.specials in ("ieee", "p3109")
 
     @property
     def has_nan(self) -> bool:
@@ -145,7 +162,7 @@ class FloatingPoint(ScalarFormat):
     @property
     def has_negative_zero(self) -> bool:
         """Whether -0 is a value of the format."""
-        return self.specials != "fnuz"
+        return self.specials not in ("fnuz", "p3109")
 
     @property
     def significant_bits(self) -> int:
@@ -161,13 +178,66 @@ class FloatingPoint(ScalarFormat):
         twin = replace(self, overflow=None)
         if self != twin:
             return f"{twin.name}-{'sat' if self.overflow == 'saturate' else 'ovf'}"
-        usual = 2 ** (self.exponent_bits - 1) - (self.specials != "fnuz")
+        if self == replace(self, bias=None, subnormals=True, specials="p3109"):
+            return f"binary{self.bits}p{self.mantissa_bits + 1}"
         base = f"e{self.exponent_bits}m{self.mantissa_bits}"
         # A bare "e4m3" is OCP's, so the IEEE layout of such a split has to say so.
         ieee = "ieee" if base in NAMED_FLOATS else ""
-        tag = {"ieee": ieee, "fn": "fn", "fnuz": "fnuz", "finite": "fin"}[self.specials]
-        bias = "" if self.bias == usual else f"b{self.bias}"
+        tag = {"ieee": ieee, "finite": "fin"}.get(self.specials, self.specials)
+        bias = "" if self.bias == self._usual_bias else f"b{self.bias}"
         return f"{base}{bias}{tag}{'' if self.subnormals else '-nosub'}"
+
+    @property
+    def _usual_bias(self) -> int:
+        return (1 << (self.exponent_bits - 1)) - self.has_negative_zero
+
+    def decode(self, code: int) -> float:
+        """Return the value of a word: sign, exponent, mantissa from the top bit down.
+
+        Without subnormals the codes of subnormals read as zeros, as flushing hardware reads them.
+        """
+        self._check_code(code)
+        sign = code >> (self.bits - 1)
+        magnitude = code - (sign << (self.bits - 1))
+        if sign and not magnitude and not self.has_negative_zero:
+            return math.nan
+        if magnitude > self.largest_code:
+            infinite = self.has_infinity and magnitude == self.largest_code + 1
+            return (-math.inf if sign else math.inf) if infinite else math.nan
+        exponent, mantissa = divmod(magnitude, 1 << self.mantissa_bits)
+        if exponent:
+            mantissa += 1 << self.mantissa_bits
+        elif not self.subnormals:
+            mantissa = 0
+        step = self.min_exponent - self.mantissa_bits + max(exponent - 1, 0)
+        return math.copysign(math.ldexp(mantissa, step), -sign or 1)
+
+    def encode(self, value: float) -> int:
+        """Return the word of a value: sign, exponent, mantissa from the top bit down."""
+        if math.isnan(value):
+            return self._nan_code()
+        sign = math.copysign(1.0, value) < 0 and (value != 0 or self.has_negative_zero)
+        word = sign << (self.bits - 1)
+        if math.isinf(value):
+            if not self.has_infinity:
+                raise self._no_value(value)
+            return word + self.largest_code + 1
+        exponent = max(math.frexp(value)[1] - 1 if value else -1100, self.min_exponent)
+        steps = abs(Fraction(value)) / Fraction(2) ** (exponent - self.mantissa_bits)
+        normal = steps >= 1 << self.mantissa_bits
+        code = ((exponent - self.min_exponent) << self.mantissa_bits) + int(steps)
+        known = steps.denominator == 1 and code <= self.largest_code
+        if not known or not (normal or steps == 0 or self.subnormals):
+            raise self._no_value(value)
+        return word + code
+
+    def _nan_code(self) -> int:
+        if not self.has_nan:
+            raise self._no_value(math.nan)
+        if not self.has_negative_zero:
+            return 1 << (self.bits - 1)
+        quiet = 1 << (self.mantissa_bits - 1) if self.specials == "ieee" else 0
+        return self.largest_code + 1 + quiet
 
     __str__ = Format.__str__
 

@@ -7,22 +7,49 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import FormatError
+from .affine import Affine, ZeroPoint
 from .base import Format
 from .fixed import DynamicFixedPoint, FixedPoint
 from .floating import NAMED_FLOATS, FloatingPoint, Specials
+from .groups import GROUP_PATTERN
+from .microscaling import MX_ELEMENTS, NVFP4, Microscaling
 from .rounding import Rounding, parse_rounding
+from .scale import E8M0
+from .table import Logarithmic, Posit, TableFormat
 
 _FIXED = re.compile(r"(u?)fx(\d+)\.(-?\d+)(-wrap)?")
-_DYNAMIC = re.compile(r"dfx(\d+)")
-_FLOAT = re.compile(r"e(\d+)m(\d+)(?:b(-?\d+))?(ieee|fnuz|fn|fin)?(-nosub)?")
+_DYNAMIC = re.compile(rf"dfx(\d+){GROUP_PATTERN}")
+_FLOAT = re.compile(r"e(\d+)m(\d+)(?:b(-?\d+))?(ieee|fnuz|fn|fin|p3109)?(-nosub)?")
+_BINARY = re.compile(r"binary(\d+)p(\d+)")
 _OVERFLOW = re.compile(r"(.+)-(sat|ovf)")
-_TAGS: dict[str, Specials] = {"ieee": "ieee", "fn": "fn", "fnuz": "fnuz", "fin": "finite"}
+_TAGS: dict[str, Specials] = {
+    "ieee": "ieee",
+    "fn": "fn",
+    "fnuz": "fnuz",
+    "fin": "finite",
+    "p3109": "p3109",
+}
+_BLOCKS = re.compile(rf"({'|'.join(MX_ELEMENTS)}|nvfp4){GROUP_PATTERN}")
+_AFFINE = re.compile(rf"int(\d+)([sm]?){GROUP_PATTERN}")
+_ZEROS: dict[str, ZeroPoint] = {"": "integer", "s": "none", "m": "real"}
+_POSIT = re.compile(r"posit(\d+)(?:es(\d))?")
+_LOGARITHMIC = re.compile(r"log(\d+)\.(\d+)")
+_TABLE = re.compile(r"(\w+)\{(.*)\}")
 
 GRAMMAR = {
     "fxB.F": "fixed point, B bits, F of them fraction; ufxB.F unsigned; -wrap wraps around",
-    "dfxB": "dynamic fixed point, B bits, one power-of-two scale per tensor",
-    "eXmY": "floating point; bN sets the bias; fn, fnuz, fin, ieee the specials;"
+    "dfxB": "dynamic fixed point, B bits, one power-of-two scale per tensor;"
+    " c0 a scale per index of axis 0 (channel), b32 one per block of 32 (b32a0 along axis 0)",
+    "eXmY": "floating point; bN sets the bias; fn, fnuz, fin, p3109, ieee the specials;"
     " -nosub drops subnormals; -sat or -ovf sets the overflow",
+    "binaryKpP": "floating point of IEEE P3109, K bits, precision P (binary8p3)",
+    "mx..., nvfp4": "blocks under one scale: " + ", ".join(MX_ELEMENTS) + ", nvfp4;"
+    " b16 sets the block, a0 the axis",
+    "intB": "affine integers, B bits, a float32 scale and a zero point; intBs symmetric,"
+    " intBm from minimum to maximum; c0, b32 as for dfxB",
+    "positB": "posit of B bits with 2 exponent bits; es1 sets those",
+    "logB.F": "logarithmic numbers, B bits, F fraction bits of the logarithm",
+    "LABEL{...}": "a format of one's own by its values: ternary{-1,0,1}",
     "NAME:ROUNDING": "a format and a rounding: " + ", ".join(Rounding),
 }
 """The grammar of short names, one line a family."""
@@ -30,7 +57,7 @@ GRAMMAR = {
 
 @lru_cache(maxsize=1024)
 def parse_format(name: str) -> Format:
-    """Return the format of a short name, e.g. ``fx8.4``, ``dfx8``, ``e5m2``, ``bf16``.
+    """Return the format of a short name, e.g. ``fx8.4``, ``dfx8``, ``e5m2``, ``mxfp8_e4m3``.
 
     The inverse of ``str``: ``parse_format(str(f)) == f`` for every format. ``e8m7`` and ``bf16``
     are equal; ``e4m3`` is OCP's e4m3fn (peak 448), ``e4m3ieee`` the IEEE layout (peak 240).
@@ -47,25 +74,87 @@ def parse_format(name: str) -> Format:
             policy = "saturate" if overflow[2] == "sat" else "ieee"
             fields = {f: getattr(base, f) for f in base.__dataclass_fields__}
             return FloatingPoint(**{**fields, "overflow": policy})
-    if text in NAMED_FLOATS:
-        return NAMED_FLOATS[text]
-    if fixed := _FIXED.fullmatch(text):
-        overflow_fixed = "wrap" if fixed[4] else "saturate"
-        return FixedPoint(int(fixed[2]), int(fixed[3]), not fixed[1], overflow_fixed)  # type: ignore[arg-type]  # a str of two literals
-    if dynamic := _DYNAMIC.fullmatch(text):
-        return DynamicFixedPoint(int(dynamic[1]))
-    if floating := _FLOAT.fullmatch(text):
-        base_name = f"e{floating[1]}m{floating[2]}"
-        known = NAMED_FLOATS.get(base_name)
-        tag = floating[4]
-        specials = _TAGS[tag] if tag else known.specials if known else "ieee"
-        bias = int(floating[3]) if floating[3] else None
-        return FloatingPoint(int(floating[1]), int(floating[2]), bias, not floating[5], specials)
+    if (found := _parse_float(text) or _parse_integer(text) or _parse_other(text)) is not None:
+        return found
     hint = " (a rounding goes with parse_precision)" if ":" in text else ""
     raise FormatError("parse_format", f"unknown format {name!r}{hint}", f"write e.g. {_EXAMPLES}")
 
 
-_EXAMPLES = "dfx8, fx8.4, e4m3, e5m2, e8m7, bf16, fp16 or fp32"
+def _parse_float(text: str) -> Format | None:
+    if text in NAMED_FLOATS:
+        return NAMED_FLOATS[text]
+    if text == "e8m0":
+        return E8M0()
+    if binary := _BINARY.fullmatch(text):
+        bits, precision = int(binary[1]), int(binary[2])
+        return FloatingPoint(bits - precision, precision - 1, specials="p3109")
+    if match := _FLOAT.fullmatch(text):
+        known = NAMED_FLOATS.get(f"e{match[1]}m{match[2]}")
+        specials = _TAGS[match[4]] if match[4] else known.specials if known else "ieee"
+        bias = int(match[3]) if match[3] else None
+        return FloatingPoint(int(match[1]), int(match[2]), bias, not match[5], specials)
+    return None
+
+
+def _parse_integer(text: str) -> Format | None:
+    if match := _FIXED.fullmatch(text):
+        overflow = "wrap" if match[4] else "saturate"
+        return FixedPoint(int(match[2]), int(match[3]), not match[1], overflow)  # type: ignore[arg-type]  # a str of two literals
+    if match := _DYNAMIC.fullmatch(text):
+        return DynamicFixedPoint(int(match[1]), *_groups(text, match))
+    if match := _AFFINE.fullmatch(text):
+        return Affine(int(match[1]), _ZEROS[match[2]], *_groups(text, match))
+    return None
+
+
+def _parse_other(text: str) -> Format | None:
+    if match := _BLOCKS.fullmatch(text):
+        axis, block = _groups(text, match, 16 if match[1] == "nvfp4" else 32)
+        assert axis is not None
+        assert block is not None
+        element = MX_ELEMENTS.get(match[1])
+        return Microscaling(element, block, axis) if element else NVFP4(block, axis)
+    if match := _POSIT.fullmatch(text):
+        return Posit(int(match[1]), int(match[2] or 2))
+    if match := _LOGARITHMIC.fullmatch(text):
+        return Logarithmic(int(match[1]), int(match[2]))
+    if match := _TABLE.fullmatch(text):
+        return TableFormat(match[1], tuple(match[2].split(",")))  # type: ignore[arg-type]  # it reads numbers
+    return None
+
+
+def _groups(
+    text: str, match: re.Match[str], block: int | None = None
+) -> tuple[int | None, int | None]:
+    """Return axis and block of the end of a short name; ``block`` is the family's usual one."""
+    channel, length, along = match.groups()[-3:]
+    size = int(length) if length else block
+    if (channel and block) or (along and size is None):
+        raise FormatError(
+            "parse_format",
+            f"{text!r} has no such groups",
+            "write c0 for a scale per index of axis 0, b32a0 for blocks along axis 0",
+        )
+    if channel:
+        return int(channel), None
+    return int(along) if along else None if size is None else -1, size
+
+
+_EXAMPLES = "dfx8, fx8.4, e4m3, e5m2, e8m7, bf16, fp16, fp32, mxfp8_e4m3, nvfp4 or int8"
+
+NAMED_FORMATS: dict[str, Format] = {
+    **NAMED_FLOATS,
+    **{
+        name: parse_format(name)
+        for name in (
+            *("e3m4", "e4m3ieee", "e4m3fnuz", "e5m2fnuz", "e4m3b11fnuz", "e8m0"),
+            *(f"binary8p{p}" for p in range(1, 8)),
+            *MX_ELEMENTS,
+            *("nvfp4", "int8", "int8s", "int8m", "int4", "posit8", "posit16", "log8.3"),
+        )
+    },
+}
+"""Formats worth a line in a list: those of standards and hardware, and examples of families."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,22 @@
-"""Rounding and what is built from it; ``api`` is the only door, ``reference`` the semantics."""
+"""Rounding and what is built from it; ``api`` is the door, ``reference`` the semantics."""
 
-from .api import Backend, quantize, quantize_, round_to
+from .api import quantize, quantize_
+from .autograd import Estimator, round_through
 from .carrier import check_carrier, storage_format
+from .dispatch import Backend, round_to
+from .matmul import matmul
 from .random import Key, random_words
 
 __all__ = [
     "Backend",
+    "Estimator",
     "Key",
     "check_carrier",
+    "matmul",
     "quantize",
     "quantize_",
     "random_words",
+    "round_through",
     "round_to",
     "storage_format",
 ]

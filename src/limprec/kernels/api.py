@@ -1,28 +1,15 @@
-"""The one door to the kernels: checks the arguments, picks the backend, says so once."""
+"""The door to the kernels for people: checks every argument."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-import torch
 from torch import Tensor
 
 from ..errors import KernelError
 from ..formats import Format, Precision, Rounding, parse_precision, parse_rounding
-from . import native, reference
-from .carrier import check_carrier, is_identity
+from .autograd import parse_estimator, round_through
+from .carrier import check_carrier
+from .dispatch import Backend, round_to
 from .random import Key
-
-
-class Backend(StrEnum):
-    """Who computes. All of them give the same bits."""
-
-    AUTO = "auto"
-    """The fastest one that is there for the tensor at hand."""
-    REFERENCE = "reference"
-    """Plain PyTorch, any device: the semantics."""
-    NATIVE = "native"
-    """C++ on the CPU, all of PyTorch's threads."""
 
 
 def quantize(
@@ -35,6 +22,7 @@ def quantize(
     step: int = 0,
     offset: int = 0,
     out: Tensor | None = None,
+    gradient: str | None = None,
     backend: Backend = Backend.AUTO,
 ) -> Tensor:
     """Round every element to a format; the result keeps the shape and dtype of ``x``.
@@ -50,12 +38,14 @@ def quantize(
         step: the training step.
         offset: index of the first element of ``x`` in the whole tensor that it is a shard of.
         out: where to write; same shape, dtype and device as ``x``, may be ``x`` itself.
+        gradient: None lets no gradient through, since rounding is flat almost everywhere;
+            ``straight_through`` takes its derivative as 1, ``clipped`` as 1 inside the format's
+            range and 0 beyond. Not with ``out``.
         backend: who computes.
 
     Returns:
         ``out``, or a new tensor. NaN stays NaN. Infinities and overflow follow the format's
-        policy. No gradient flows: rounding is flat almost everywhere (``convert`` has the
-        straight-through estimator).
+        policy.
 
     Raises:
         FormatError: for an unknown name, or a format that the dtype of ``x`` cannot carry.
@@ -77,6 +67,10 @@ def quantize(
         if seed is None:
             raise KernelError("quantize", "stochastic rounding without a seed", "pass seed=0, say")
         key = Key(seed, stream, step, offset)
+    if gradient is not None:
+        if out is not None or backend is not Backend.AUTO:
+            raise KernelError("quantize", "gradient with out or backend", "leave them out")
+        return round_through(x, precision, key, estimator=parse_estimator(gradient))
     return round_to(x, precision, key, out=out, backend=backend)
 
 
@@ -109,25 +103,3 @@ def resolve(fmt: str | Format | Precision, rounding: str | Rounding | None) -> P
     """Join a format and an optional rounding into one precision."""
     precision = parse_precision(fmt)
     return precision if rounding is None else Precision(precision.format, parse_rounding(rounding))
-
-
-def round_to(
-    x: Tensor,
-    precision: Precision,
-    key: Key | None,
-    *,
-    out: Tensor | None = None,
-    backend: Backend = Backend.AUTO,
-) -> Tensor:
-    """``quantize`` for callers that have already checked: the layers and the optimizers."""
-    if torch.is_grad_enabled():
-        with torch.no_grad():
-            return round_to(x, precision, key, out=out, backend=backend)
-    if is_identity(precision.format, x.dtype):
-        return x.clone() if out is None else out if out is x else out.copy_(x)
-    if backend is Backend.AUTO and native.can_round(x, precision):
-        backend = Backend.NATIVE
-    if backend is Backend.NATIVE:
-        return native.round_to(x, precision, key, out=out)
-    y = reference.quantize(x, precision.format, precision.rounding, key)
-    return y if out is None else out.copy_(y)

@@ -76,6 +76,7 @@ def is_identity(fmt: Format, dtype: torch.dtype) -> bool:
         and isinstance(fmt, FloatingPoint)
         and fmt.overflow == "ieee"
         and fmt.has_infinity
+        and fmt.has_negative_zero
         and fmt.subnormals
         and fmt.mantissa_bits >= carrier.mantissa_bits
         and fmt.max >= carrier.max

@@ -1,7 +1,6 @@
-"""Converting modules: rounding inside autograd, converted layers, convert and restore."""
+"""Converting modules: converted layers, convert and restore."""
 
 from .convert import convert, restore
-from .rounding import round_through
 from .tags import plan_of
 
-__all__ = ["convert", "plan_of", "restore", "round_through"]
+__all__ = ["convert", "plan_of", "restore"]

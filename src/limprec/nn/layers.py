@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..formats import Precision, Rounding
-from ..kernels import Key
+from ..kernels import Key, round_through
 from ..kernels.carrier import is_identity
 from ..plan import LAYER_ROLES, LayerPlan
-from .rounding import round_through
 
 _STREAMS = {"activation": 0, "weight": 1, "error": 2, "gradient": 3, "bias": 4, "bias gradient": 5}
 _STREAMS_PER_LAYER = 8

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ...errors import KernelError
 from ...formats import FixedPoint, FloatingPoint, Format, Rounding, parse_format, parse_rounding
-from ..api import Backend
 from ..carrier import check_carrier
+from ..dispatch import Backend
 from ..random import Key
 from . import native, reference
 from .adder import check_format, check_sum, parse_adder
 from .reference import Request
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 MAX_TERMS = 2**31
 """Longest dot product; a stochastic rounding counts its terms in 32 bits."""
 OPERAND_BITS = 26
@@ -70,8 +72,8 @@ def matmul(
         chunk: terms in a partial sum, at least 1; None for one sum over all of them.
         kahan: whether to compensate; only with the sequential adder.
         rounding: the rounding of every Q and P, one of the six.
-        seed: for ``stochastic``, 0 to 2^64 - 1. Each rounding takes the random word of the element's
-            row-major index in the result, of the kind of the operation and of k (see
+        seed: for ``stochastic``, 0 to 2^64 - 1. Each rounding takes the random word of the
+            element's row-major index in the result, of the kind of the operation and of k (see
             ``reference``): neither threads nor blocking nor backend change a bit.
         adder: ``sequential`` (also None), ``tree`` or ``aligned:N:G``.
         out: where to write; shape, dtype and device of the result. May be ``a`` or ``b`` itself.
@@ -113,12 +115,15 @@ def matmul(
     who = _backend(backend, a)
     if seed is not None and seed >= 2**63:
         seed -= 2**64  # operators take signed integers
+    # The operator is for compilers and the meta device; it costs more than a small product.
+    real = type(a) in _PLAIN and type(b) in _PLAIN and a.device.type != "meta"
+    run = _compute if real and not torch.compiler.is_compiling() else _accumulate
     with torch.no_grad():
-        y: Tensor = _accumulate(
+        y: Tensor = run(
             a.detach(),
             b.detach(),
-            str(fmt),
-            None if into is None else str(into),
+            _name(fmt),
+            None if into is None else _name(into),
             chunk,
             bool(kahan),
             str(mode),
@@ -127,6 +132,11 @@ def matmul(
             who,
         )
         return y if out is None else out.copy_(y)
+
+
+@lru_cache(maxsize=1024)
+def _name(fmt: Format) -> str:
+    return str(fmt)
 
 
 def _format(what: str, fmt: str | Format, mode: Rounding) -> FloatingPoint | FixedPoint:
@@ -151,7 +161,7 @@ def _check_operands(a: Tensor, b: Tensor) -> torch.Size:
         )
     inner = b.shape[-2] if b.ndim > 1 else b.shape[0]
     try:
-        batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        batch = _broadcast(a, b)
     except RuntimeError:
         batch = None
     if a.shape[-1] != inner or batch is None:
@@ -180,8 +190,7 @@ def _backend(backend: Backend, a: Tensor) -> str:
     return name
 
 
-@torch.library.custom_op("limprec::accumulating_matmul", mutates_args=())
-def _accumulate(
+def _compute(
     a: Tensor,
     b: Tensor,
     accumulator: str,
@@ -211,6 +220,13 @@ def _accumulate(
     return z.to(a.dtype).reshape(shape)
 
 
+_accumulate = torch.library.custom_op(
+    "limprec::accumulating_matmul",
+    _compute,
+    mutates_args=(),
+)
+
+
 @_accumulate.register_fake
 def _(a: Tensor, b: Tensor, *rest: object) -> Tensor:
     return a.new_empty(_check_operands(a, b))
@@ -222,10 +238,17 @@ def _as_batches(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     b = b if b.ndim > 1 else b[:, None]
     if b.ndim == 2:  # rows of all batches, one after the other
         return a.reshape(1, math.prod(a.shape[:-1]), a.shape[-1]), b[None]
-    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    batch = _broadcast(a, b)
     count = math.prod(batch)
     a = a.expand(*batch, *a.shape[-2:]).reshape(count, *a.shape[-2:])
     return a, b.expand(*batch, *b.shape[-2:]).reshape(count, *b.shape[-2:])
+
+
+def _broadcast(a: Tensor, b: Tensor) -> torch.Size:
+    if a.ndim <= 2 and b.ndim <= 2:
+        return torch.Size()
+    shapes = a.shape[:-2], b.shape[:-2]
+    return torch.broadcast_shapes(*shapes)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _check_products(x: Tensor) -> None:
@@ -238,6 +261,6 @@ def _check_products(x: Tensor) -> None:
         value = float(used[bad][0])
         raise KernelError(
             "matmul",
-            f"float64 operand {value!r} has over {OPERAND_BITS} significant bits or is out of range",
+            f"float64 operand {value!r} has over {OPERAND_BITS} significant bits or range",
             "quantize operands first, e.g. lp.quantize(x, 'fp32')",
         )

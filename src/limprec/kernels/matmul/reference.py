@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ...formats import FixedPoint, FloatingPoint, Rounding
 from ..random import Key, random_words
-from ..reference import power_of_two, quantize, scale
+from ..reference import quantize, scale
 from .adder import Adder
 
 SUM, PRODUCT, KAHAN_T, KAHAN_D, KAHAN_C = 0, 1, 2, 3, 4

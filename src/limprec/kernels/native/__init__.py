@@ -16,7 +16,7 @@ from torch import Tensor
 from ...errors import KernelError
 from ...formats import Precision, Rounding
 from ..random import Key
-from .spec import FORMATS, Simd, pack
+from .spec import Simd, has_kernel, pack
 
 __all__ = ["Simd", "SlowBackendWarning", "best_simd", "can_round", "missing", "round_to"]
 
@@ -59,7 +59,7 @@ def can_round(x: Tensor, precision: Precision) -> bool:
 
     Warns once, with ``SlowBackendWarning``, if they would but the extension is missing.
     """
-    fits = x.is_cpu and x.dtype in _DTYPES and isinstance(precision.format, FORMATS)
+    fits = x.is_cpu and x.dtype in _DTYPES and has_kernel(precision.format)
     if fits and _MISSING is not None:
         _warn_once()
         return False
@@ -89,24 +89,24 @@ def round_to(
     """
     if _MISSING is not None:
         raise KernelError("native backend", f"the extension is missing ({_MISSING})", REMEDY)
-    if not can_round(x, precision):
-        raise KernelError(
-            "native backend",
-            f"no kernel for {precision.format} in {x.dtype} on {x.device}",
-            "use Backend.AUTO",
-        )
     arguments: tuple[int, ...] = (pack(precision, simd),)
     if precision.rounding is Rounding.STOCHASTIC:
         if key is None:
             raise KernelError("native backend", "stochastic rounding without a key", "pass Key(0)")
         seed = key.seed if key.seed < 2**63 else key.seed - 2**64  # as a signed integer
         arguments = (*arguments, seed, key.stream, key.step, key.offset)
-    if out is None:
-        return _ROUND(x, *arguments)  # type: ignore[no-any-return]
-    if out is x:
-        _ROUND_IN_PLACE(x, *arguments)
-    else:
-        _ROUND_INTO(x, out, *arguments)
+    try:
+        if out is None:
+            return _ROUND(x, *arguments)  # type: ignore[no-any-return]
+        if out is x:
+            _ROUND_IN_PLACE(x, *arguments)
+        else:
+            _ROUND_INTO(x, out, *arguments)
+    except (NotImplementedError, RuntimeError) as error:
+        if can_round(x, precision):
+            raise
+        problem = f"no kernel for {precision.format} in {x.dtype} on {x.device}"
+        raise KernelError("native backend", problem, "use Backend.AUTO") from error
     if not torch.compiler.is_compiling():  # else the compiler keeps account of what was written
         torch.autograd.graph.increment_version(out)
     return out

@@ -15,19 +15,16 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <utility>
-#include <vector>
 
 #include "plan.h"
+#include "strided.h"
 
 namespace limprec {
 namespace {
 
 using torch::stable::Tensor;
 
-constexpr int64_t TILE = 4096;          // elements; what a thread takes begins at a multiple
-constexpr int64_t GRAIN = 4 * TILE;     // fewer are not worth another thread
-constexpr int64_t REREAD = 16 * TILE;   // elements that surely stay in a core's own cache
+constexpr int64_t TILE = 4096;  // elements
 
 Simd best_simd() {
 #if defined(LIMPREC_X86)
@@ -75,27 +72,69 @@ int64_t size_of(Carrier carrier) {
   return carrier == Carrier::FLOAT64 ? 8 : carrier == Carrier::FLOAT32 ? 4 : 2;
 }
 
-// Calls work(begin, end) for parts of the elements 0 to n, which begin where the global index is a
-// multiple of TILE.
-template <class Work>
-void in_parallel(int64_t n, uint64_t index, const Work& work) {
-  if (n <= GRAIN) return work(int64_t{0}, n);
-  const int64_t lead = static_cast<int64_t>(index % TILE);
-  torch::stable::parallel_for(
-      0, (lead + n + TILE - 1) / TILE, GRAIN / TILE, [&](int64_t first, int64_t last) {
-        work(std::max(int64_t{0}, first * TILE - lead), std::min(n, last * TILE - lead));
-      });
-}
+// Flat memory. Work comes in tiles whose global index begins at a multiple of TILE.
+struct Flat {
+  const Kernels& k;
+  Carrier carrier;
+  const char* x;
+  char* y;
+  int64_t n;
+  uint64_t offset;
 
-double largest_magnitude(const Kernels& k, Carrier carrier, const char* x, int64_t n) {
-  std::atomic<uint64_t> most{0};
-  in_parallel(n, 0, [&](int64_t begin, int64_t end) {
-    const uint64_t mine = k.largest(carrier, x + begin * size_of(carrier), end - begin);
-    uint64_t seen = most.load();
-    while (mine > seen && !most.compare_exchange_weak(seen, mine)) {
-    }
-  });
-  const uint64_t pattern = most.load();
+  static constexpr int64_t GRAIN = 4;  // fewer tiles are not worth another thread
+  int64_t lead() const { return static_cast<int64_t>(offset % TILE); }
+  int64_t count() const { return (lead() + n + TILE - 1) / TILE; }
+  int64_t begin(int64_t tile) const { return std::max(int64_t{0}, tile * TILE - lead()); }
+  int64_t end(int64_t tile) const { return std::min(n, tile * TILE - lead()); }
+
+  uint64_t largest(int64_t first, int64_t last) const {
+    return k.largest(carrier, x + begin(first) * size_of(carrier), end(last) - begin(first));
+  }
+  void round(const Plan& plan, int64_t first, int64_t last) const {
+    const int64_t at = begin(first), bytes = at * size_of(carrier);
+    k.round(plan, x + bytes, y + bytes, end(last) - at, offset + static_cast<uint64_t>(at));
+  }
+};
+
+// Any other layout, through a buffer. T has the size of an element.
+template <class T>
+struct Strided {
+  const Kernels& k;
+  Carrier carrier;
+  const T* x;
+  T* y;
+  Runs runs;
+  uint64_t offset;
+
+  static constexpr int64_t GRAIN = 4 * TILE / Runs::LENGTH;
+  int64_t count() const { return runs.count(); }
+
+  void gather(T* buffer, int64_t length, int64_t from) const {
+    const int64_t stride = runs.inner().from;
+    for (int64_t i = 0; i < length; i++) buffer[i] = x[from + i * stride];
+  }
+  uint64_t largest(int64_t first, int64_t last) const {
+    uint64_t most = 0;
+    runs.each(first, last, [&](int64_t length, int64_t from, int64_t, int64_t) {
+      T buffer[Runs::LENGTH];
+      gather(buffer, length, from);
+      most = std::max(most, k.largest(carrier, buffer, length));
+    });
+    return most;
+  }
+  void round(const Plan& plan, int64_t first, int64_t last) const {
+    const int64_t stride = runs.inner().to;
+    runs.each(first, last, [&](int64_t length, int64_t from, int64_t to, int64_t index) {
+      T buffer[Runs::LENGTH];
+      gather(buffer, length, from);
+      k.round(plan, buffer, buffer, length, offset + static_cast<uint64_t>(index));
+      for (int64_t i = 0; i < length; i++) y[to + i * stride] = buffer[i];
+    });
+  }
+};
+
+// What a bit pattern of Kernels::largest stands for.
+double magnitude(Carrier carrier, uint64_t pattern) {
   if (carrier == Carrier::FLOAT64) {
     double value;
     std::memcpy(&value, &pattern, sizeof value);
@@ -107,62 +146,70 @@ double largest_magnitude(const Kernels& k, Carrier carrier, const char* x, int64
   return value;
 }
 
-void round_flat(Plan plan, const char* x, char* y, int64_t n, uint64_t index) {
-  const Kernels& k = kernels(plan.simd);
-  const int64_t size = size_of(plan.carrier);
+template <class Memory, class Work>
+void in_parallel(const Memory& memory, const Work& work) {
+  const int64_t count = memory.count();
+  if (count <= Memory::GRAIN) return work(int64_t{0}, count);
+  torch::stable::parallel_for(0, count, Memory::GRAIN, work);
+}
+
+template <class Memory>
+void round_all(Plan plan, const Memory& memory) {
   const bool dynamic = plan.kind == Kind::DYNAMIC;
-  if (dynamic) set_scale(plan, largest_magnitude(k, plan.carrier, x, n));
-  in_parallel(n, index, [&](int64_t begin, int64_t end) {
+  if (dynamic) {
+    std::atomic<uint64_t> most{0};
+    in_parallel(memory, [&](int64_t first, int64_t last) {
+      const uint64_t mine = memory.largest(first, last);
+      uint64_t seen = most.load();
+      while (mine > seen && !most.compare_exchange_weak(seen, mine)) {
+      }
+    });
+    set_scale(plan, magnitude(plan.carrier, most.load()));
+  }
+  in_parallel(memory, [&](int64_t first, int64_t last) {
     // A dynamic format reads twice: backwards, the second pass meets what the first left in cache.
-    const int64_t step = dynamic ? REREAD : end - begin;
-    for (int64_t stop = end; stop > begin; stop -= step) {
-      const int64_t start = std::max(begin, stop - step);
-      k.round(plan, x + start * size, y + start * size, stop - start,
-              index + static_cast<uint64_t>(start));
-    }
+    const int64_t step = dynamic ? 4 * Memory::GRAIN : last - first;
+    for (int64_t stop = last; stop > first; stop -= step)
+      memory.round(plan, std::max(first, stop - step), stop);
   });
 }
 
-// Whether the elements fill one block of memory, in any order of the dimensions.
-bool is_dense(const Tensor& x) {
-  const auto sizes = x.sizes(), strides = x.strides();
-  std::vector<std::pair<int64_t, int64_t>> dims;
-  for (size_t i = 0; i < sizes.size(); i++)
-    if (sizes[i] != 1) dims.emplace_back(strides[i], sizes[i]);
-  std::sort(dims.begin(), dims.end());
-  int64_t expected = 1;
-  for (const auto& [stride, size] : dims) {
-    if (stride != expected) return false;
-    expected *= size;
-  }
-  return true;
-}
-
-bool same_layout(const Tensor& x, const Tensor& y) {
-  const auto a = x.strides(), b = y.strides();
-  return std::equal(a.begin(), a.end(), b.begin(), b.end());
-}
-
 void round_into(const Tensor& x, const Tensor& out, int64_t spec, const Key& key, int64_t offset) {
-  const int64_t n = x.numel();
-  if (n == 0) return;
+  if (x.numel() == 0) return;
   const Plan plan = make_plan(spec, carrier_of(x), key);
-  const bool in_order = x.is_contiguous() && out.is_contiguous();
-  // Only random bits depend on the order of the elements.
-  const bool any_order = plan.rounding != Rounding::STOCHASTIC;
-  if (in_order || (any_order && same_layout(x, out) && is_dense(x))) {
-    char* y = static_cast<char*>(out.mutable_data_ptr());
-    const char* from = static_cast<const char*>(x.const_data_ptr());
-    const int64_t bytes = n * size_of(plan.carrier);
-    if (from == y || from + bytes <= y || y + bytes <= from)
-      return round_flat(plan, from, y, n, static_cast<uint64_t>(offset));
+  const Kernels& k = kernels(plan.simd);
+  const int64_t size = size_of(plan.carrier);
+
+  Dims dims{{x.numel(), 1, 1, 1}};
+  if (!x.is_contiguous() || !out.is_contiguous()) {
+    const auto sizes = x.sizes(), from = x.strides(), to = out.strides();
+    const bool any_order = plan.rounding != Rounding::STOCHASTIC;
+    dims = join(sizes.data(), from.data(), to.data(), x.dim(), any_order);
   }
-  Tensor copy = torch::stable::new_empty(x, x.sizes());
-  torch::stable::copy_(copy, x);
-  char* data = static_cast<char*>(copy.mutable_data_ptr());
-  round_flat(plan, data, data, n, static_cast<uint64_t>(offset));
-  Tensor target = out;
-  torch::stable::copy_(target, copy);
+  const char* source = static_cast<const char*>(x.const_data_ptr());
+  char* target = static_cast<char*>(out.mutable_data_ptr());
+  const bool apart = source + reach(dims, &Dim::from) * size <= target ||
+                     target + reach(dims, &Dim::to) * size <= source;
+  const bool in_place = source == target && std::all_of(dims.begin(), dims.end(),
+                                                        [](const Dim& d) { return d.from == d.to; });
+  if (!(apart || in_place) || !is_injective(dims)) {
+    // Rounding would overwrite what is still to be read: round a copy.
+    for (const Dim& d : dims)
+      STD_TORCH_CHECK(d.to != 0, "limprec: elements of out share memory; clone it first");
+    Tensor copy = torch::stable::new_empty(x, x.sizes()), result = out;
+    torch::stable::copy_(copy, x);
+    round_into(copy, copy, spec, key, offset);
+    torch::stable::copy_(result, copy);
+    return;
+  }
+  const uint64_t first = static_cast<uint64_t>(offset);
+  if (is_flat(dims)) return round_all(plan, Flat{k, plan.carrier, source, target, x.numel(), first});
+  const auto strided = [&](auto element) {
+    using T = decltype(element);
+    const T* from = reinterpret_cast<const T*>(source);
+    round_all(plan, Strided<T>{k, plan.carrier, from, reinterpret_cast<T*>(target), Runs(dims), first});
+  };
+  size == 2 ? strided(uint16_t{}) : size == 4 ? strided(uint32_t{}) : strided(uint64_t{});
 }
 
 Key make_key(int64_t seed, int64_t stream, int64_t step) {

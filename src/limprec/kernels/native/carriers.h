@@ -49,13 +49,13 @@ struct Narrow {
   using Number = float;
   using Pattern = i32;
 
-  template <class T>
+  template <int N, class T>
   static INLINE void unpack(const T* p, float* numbers) {
-    for (int i = 0; i < WORDS; i += LANES) store(numbers + i, C::get(p + i));
+    for (int i = 0; i < N; i += LANES) store(numbers + i, C::get(p + i));
   }
-  template <class T>
+  template <int N, class T>
   static INLINE void pack(T* p, const float* numbers) {
-    for (int i = 0; i < WORDS; i += LANES) C::put(p + i, load<f32>(numbers + i));
+    for (int i = 0; i < N; i += LANES) C::put(p + i, load<f32>(numbers + i));
   }
   template <class T>
   static INLINE i32 magnitude(const T* p) {
@@ -87,11 +87,13 @@ struct Float64 {
   using Number = double;
   typedef int64_t Pattern __attribute__((vector_size(BYTES)));
 
+  template <int N>
   static INLINE void unpack(const double* p, double* numbers) {
-    __builtin_memcpy(numbers, p, WORDS * sizeof(double));
+    __builtin_memcpy(numbers, p, N * sizeof(double));
   }
+  template <int N>
   static INLINE void pack(double* p, const double* numbers) {
-    __builtin_memcpy(p, numbers, WORDS * sizeof(double));
+    __builtin_memcpy(p, numbers, N * sizeof(double));
   }
   static INLINE Pattern magnitude(const double* p) {
     return load<Pattern>(p) & 0x7fffffffffffffff;

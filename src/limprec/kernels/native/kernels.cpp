@@ -11,16 +11,19 @@
 namespace limprec {
 namespace LIMPREC_LEVEL {
 
-// Calls group(in, out) for each WORDS elements whose global index starts at a multiple of WORDS. A
+constexpr int VECTORS = 4;              // that the loops take at a time
+constexpr int GROUP = VECTORS * LANES;  // and how many elements that is
+
+// Calls group(in, out) for each GROUP elements whose global index starts at a multiple of GROUP. A
 // part of such a group, at either end, goes through a buffer.
 template <class T, class Group>
 static INLINE void each_group(const T* x, T* y, int64_t n, uint64_t index, Group&& group) {
-  int64_t skip = static_cast<int64_t>(index % WORDS);
+  int64_t skip = static_cast<int64_t>(index % GROUP);
   while (n > 0) {
-    const bool whole = skip == 0 && n >= WORDS;
-    const int64_t count = whole || n > WORDS - skip ? WORDS - skip : n;
+    const bool whole = skip == 0 && n >= GROUP;
+    const int64_t count = whole || n > GROUP - skip ? GROUP - skip : n;
     const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-    T buffer[WORDS];
+    T buffer[GROUP];
     if (!whole) {
       __builtin_memset(buffer, 0, sizeof buffer);
       __builtin_memcpy(buffer + skip, x, bytes);
@@ -37,17 +40,17 @@ template <bool RANDOM, class T, class Group>
 static INLINE void each_group_with_words(const Key& key, const T* x, T* y, int64_t n,
                                          uint64_t index, Group&& group) {
   if constexpr (!RANDOM) {
-    const u32 none[2] = {};
+    const u32 none[VECTORS] = {};
     each_group(x, y, n, 0, [&](const T* in, T* out) ALWAYS { group(in, out, none); });
     return;
   }
   while (n > 0) {
     const uint64_t left = PERIOD - index % PERIOD;
     const int64_t count = static_cast<uint64_t>(n) < left ? n : static_cast<int64_t>(left);
-    Philox philox(key, index - index % WORDS);
+    Philox philox(key, index - index % GROUP);
     each_group(x, y, count, index, [&](const T* in, T* out) ALWAYS {
-      u32 words[2];
-      philox.next(words);
+      u32 words[VECTORS];
+      philox.next<VECTORS / 2>(words);
       group(in, out, words);
     });
     x += count, y += count, n -= count, index += static_cast<uint64_t>(count);
@@ -61,71 +64,82 @@ static void narrow_loop(const Plan& plan, const void* x, void* y, int64_t n, uin
   each_group_with_words<RANDOM>(
       plan.key, static_cast<const T*>(x), static_cast<T*>(y), n, index,
       [&](const T* in, T* out, const u32* words) ALWAYS {
-        const f32 first = C::get(in), second = C::get(in + LANES);
-        C::put(out, round(first, words[0]));
-        C::put(out + LANES, round(second, words[1]));
+        f32 numbers[VECTORS];
+        for (int i = 0; i < VECTORS; i++) numbers[i] = C::get(in + i * LANES);
+        for (int i = 0; i < VECTORS; i++) C::put(out + i * LANES, round(numbers[i], words[i]));
       });
 }
 
-template <class C, bool RANDOM>
+template <class C, bool RANDOM, class Rounder>
 static void wide_loop(const Plan& plan, const void* x, void* y, int64_t n, uint64_t index) {
   using T = typename C::Element;
+  const Rounder round(plan);
   each_group_with_words<RANDOM>(
       plan.key, static_cast<const T*>(x), static_cast<T*>(y), n, index,
       [&](const T* in, T* out, const u32* words) ALWAYS {
-        typename C::Number numbers[WORDS];
-        C::unpack(in, numbers);
-        for (int i = 0; i < WORDS; i++) {
-          const uint32_t word = words[i / LANES][i % LANES];
-          numbers[i] = static_cast<typename C::Number>(round_wide(numbers[i], plan, word));
-        }
-        C::pack(out, numbers);
+        typename C::Number numbers[GROUP];
+        uint32_t word[GROUP];
+        C::template unpack<GROUP>(in, numbers);
+        __builtin_memcpy(word, words, sizeof word);
+        for (int i = 0; i < GROUP; i++)
+          numbers[i] = static_cast<typename C::Number>(round(numbers[i], word[i]));
+        C::template pack<GROUP>(out, numbers);
       });
 }
 
+using Loop = void (*)(const Plan&, const void*, void*, int64_t, uint64_t);
+
 template <class C, Rounding R>
-static void round_in_mode(const Plan& plan, const void* x, void* y, int64_t n, uint64_t index) {
+static Loop loop_for(const Plan& plan) {
   constexpr bool RANDOM = R == Rounding::STOCHASTIC;
+  const bool floating = plan.kind == Kind::FLOATING;
   if constexpr (C::HAS_NARROW) {
-    if (plan.narrow) {
-      const auto loop = plan.kind != Kind::FLOATING         ? narrow_loop<C, RANDOM, Fixed<R>>
-                        : plan.narrow_floating.limit != 0 ? narrow_loop<C, RANDOM, Floating<R, true>>
-                                                          : narrow_loop<C, RANDOM, Floating<R, false>>;
-      return loop(plan, x, y, n, index);
-    }
+    if (plan.narrow && floating && plan.narrow_floating.limit != 0)
+      return narrow_loop<C, RANDOM, Floating<R, true>>;
+    if (plan.narrow && floating) return narrow_loop<C, RANDOM, Floating<R, false>>;
+    if (plan.narrow) return narrow_loop<C, RANDOM, Fixed<R>>;
   }
-  wide_loop<C, RANDOM>(plan, x, y, n, index);
+  if (plan.nan) return wide_loop<C, false, WideNan>;
+  if (floating) return wide_loop<C, RANDOM, WideFloating<R>>;
+  if (plan.wide.modulus != 0) return wide_loop<C, RANDOM, WideWrapping<R>>;
+  return wide_loop<C, RANDOM, WideFixed<R>>;
 }
 
 template <class C>
-static void round_as(const Plan& plan, const void* x, void* y, int64_t n, uint64_t index) {
+static Loop loop_for(const Plan& plan) {
   switch (plan.rounding) {
     case Rounding::NEAREST:
-      return round_in_mode<C, Rounding::NEAREST>(plan, x, y, n, index);
+      return loop_for<C, Rounding::NEAREST>(plan);
     case Rounding::NEAREST_AWAY:
-      return round_in_mode<C, Rounding::NEAREST_AWAY>(plan, x, y, n, index);
+      return loop_for<C, Rounding::NEAREST_AWAY>(plan);
     case Rounding::TOWARD_ZERO:
-      return round_in_mode<C, Rounding::TOWARD_ZERO>(plan, x, y, n, index);
+      return loop_for<C, Rounding::TOWARD_ZERO>(plan);
     case Rounding::DOWN:
-      return round_in_mode<C, Rounding::DOWN>(plan, x, y, n, index);
+      return loop_for<C, Rounding::DOWN>(plan);
     case Rounding::UP:
-      return round_in_mode<C, Rounding::UP>(plan, x, y, n, index);
+      return loop_for<C, Rounding::UP>(plan);
     case Rounding::STOCHASTIC:
-      return round_in_mode<C, Rounding::STOCHASTIC>(plan, x, y, n, index);
+      return loop_for<C, Rounding::STOCHASTIC>(plan);
   }
+  return nullptr;
+}
+
+static Loop loop_for(const Plan& plan) {
+  switch (plan.carrier) {
+    case Carrier::FLOAT32:
+      return loop_for<Float32>(plan);
+    case Carrier::BFLOAT16:
+      return loop_for<BFloat16>(plan);
+    case Carrier::FLOAT16:
+      return loop_for<Float16>(plan);
+    case Carrier::FLOAT64:
+      return loop_for<Float64>(plan);
+  }
+  return nullptr;
 }
 
 static void round(const Plan& plan, const void* x, void* y, int64_t n, uint64_t index) {
-  switch (plan.carrier) {
-    case Carrier::FLOAT32:
-      return round_as<Float32>(plan, x, y, n, index);
-    case Carrier::BFLOAT16:
-      return round_as<BFloat16>(plan, x, y, n, index);
-    case Carrier::FLOAT16:
-      return round_as<Float16>(plan, x, y, n, index);
-    case Carrier::FLOAT64:
-      return round_as<Float64>(plan, x, y, n, index);
-  }
+  loop_for(plan)(plan, x, y, n, index);
 }
 
 template <class C>
@@ -133,23 +147,23 @@ static uint64_t largest_as(const void* data, int64_t n) {
   using T = typename C::Element;
   const T* x = static_cast<const T*>(data);
   using Pattern = typename C::Pattern;
-  constexpr int VECTORS = WORDS / static_cast<int>(sizeof(Pattern) / sizeof(Pattern{}[0]));
-  Pattern most[VECTORS] = {};
+  constexpr int PER = sizeof(Pattern) / sizeof(Pattern{}[0]), COUNT = GROUP / PER;
+  Pattern most[COUNT] = {};
   const auto take = [&](const T* in) {
-    for (int i = 0; i < VECTORS; i++) {
-      const Pattern magnitude = C::magnitude(in + i * WORDS / VECTORS);
+    for (int i = 0; i < COUNT; i++) {
+      const Pattern magnitude = C::magnitude(in + i * PER);
       most[i] = magnitude > most[i] ? magnitude : most[i];
     }
   };
-  for (; n >= WORDS; x += WORDS, n -= WORDS) take(x);
+  for (; n >= GROUP; x += GROUP, n -= GROUP) take(x);
   if (n > 0) {
-    T buffer[WORDS] = {};
+    T buffer[GROUP] = {};
     __builtin_memcpy(buffer, x, static_cast<size_t>(n) * sizeof(T));
     take(buffer);
   }
   for (const Pattern& m : most) most[0] = m > most[0] ? m : most[0];
   int64_t result = 0;
-  for (int i = 0; i < WORDS / VECTORS; i++) result = most[0][i] > result ? most[0][i] : result;
+  for (int i = 0; i < PER; i++) result = most[0][i] > result ? most[0][i] : result;
   return static_cast<uint64_t>(result);
 }
 

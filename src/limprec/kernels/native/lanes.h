@@ -28,7 +28,7 @@ constexpr int BYTES = 16;  // SSE2 and NEON; elsewhere the compiler makes scalar
 #endif
 
 constexpr int LANES = BYTES / 4;
-constexpr int WORDS = 2 * LANES;  // elements that the loops take at a time
+constexpr int WORDS = 2 * LANES;  // random words that one set of counters gives
 
 typedef float f32 __attribute__((vector_size(BYTES)));
 typedef int32_t i32 __attribute__((vector_size(BYTES)));
@@ -38,7 +38,7 @@ typedef uint16_t u16 __attribute__((vector_size(BYTES / 2)));
 
 static INLINE u32 bits(f32 x) { return (u32)x; }
 static INLINE f32 number(u32 b) { return (f32)b; }
-static INLINE f32 splat(float x) { return f32{} + x; }
+static INLINE f32 splat(float x) { return x - f32{}; }  // keeps -0
 static INLINE u32 splat(uint32_t x) { return u32{} + x; }
 static INLINE u64 splat(uint64_t x) { return u64{} + x; }
 

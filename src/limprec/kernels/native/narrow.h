@@ -81,11 +81,10 @@ struct Fixed {
   INLINE f32 operator()(f32 x, u32 word) const {
     f32 c = x > facts.max ? splat(facts.max) : x;
     c = c < facts.min ? splat(facts.min) : c;
-    const u32 sign = bits(c) & 0x80000000u;
-    const f32 a = number(bits(c) & 0x7fffffffu);
-    const f32 r = to_multiple<R>(a, sign, word, facts.unit, facts.per_unit);
+    const u32 sign = bits(c) & 0x80000000u, a = bits(c) & 0x7fffffffu;
+    const f32 r = to_multiple<R>(number(a), sign, word, facts.unit, facts.per_unit);
     const f32 y = number(bits(r) | sign) + 0.0f;  // no negative zero
-    return x == x ? y : x;
+    return (i32)a > 0x7f800000 ? x : y;           // NaN
   }
 };
 

@@ -30,23 +30,31 @@ class Philox {
       counter_[lane] = index / 4 + static_cast<uint64_t>(lane / 2 + lane % 2 * (COUNTERS / 2));
   }
 
-  // The words of the next WORDS elements. The caller starts anew at multiples of PERIOD.
-  INLINE __attribute__((always_inline)) void next(u32 words[2]) {
+  // The words of the next SETS * WORDS elements, two vectors a set. Two sets at a time hide the
+  // latency of each other. The caller starts anew at multiples of PERIOD.
+  template <int SETS = 1>
+  INLINE void next(u32* words) {
     const u64 m0 = splat(uint64_t{0xD2511F53u}), m1 = splat(uint64_t{0xCD9E8D57u});
-    u64 x0 = counter_, x1 = upper_, x2 = step_, x3 = stream_;
+    const u64 low = splat(uint64_t{0xffffffffu});
+    u64 x0[SETS], x1[SETS], x2[SETS], x3[SETS];
+    for (int s = 0; s < SETS; s++, counter_ += static_cast<uint64_t>(COUNTERS))
+      x0[s] = counter_, x1[s] = upper_, x2[s] = step_, x3[s] = stream_;
 #pragma GCC unroll 7
     for (int r = 0; r < ROUNDS; r++) {
-      const u64 a = widening_product(x0, m0), b = widening_product(x2, m1);
-      x0 = (b >> 32) ^ x1 ^ key0_[r];
-      x1 = b;
-      x2 = (a >> 32) ^ x3 ^ key1_[r];
-      x3 = a;
+#pragma GCC unroll 2
+      for (int s = 0; s < SETS; s++) {
+        const u64 a = widening_product(x0[s], m0), b = widening_product(x2[s], m1);
+        x0[s] = (b >> 32) ^ x1[s] ^ key0_[r];
+        x1[s] = b;
+        x2[s] = (a >> 32) ^ x3[s] ^ key1_[r];
+        x3[s] = a;
+      }
     }
-    const u64 low = splat(uint64_t{0xffffffffu});
-    const u64 first = (x0 & low) | (x1 << 32), second = (x2 & low) | (x3 << 32);
-    words[0] = (u32)even_pairs(first, second);
-    words[1] = (u32)odd_pairs(first, second);
-    counter_ += static_cast<uint64_t>(COUNTERS);
+    for (int s = 0; s < SETS; s++) {
+      const u64 first = (x0[s] & low) | (x1[s] << 32), second = (x2[s] & low) | (x3[s] << 32);
+      words[2 * s] = (u32)even_pairs(first, second);
+      words[2 * s + 1] = (u32)odd_pairs(first, second);
+    }
   }
 
  private:

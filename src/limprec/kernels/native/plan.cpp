@@ -8,7 +8,7 @@
 namespace limprec {
 namespace {
 
-enum class Specials : uint8_t { IEEE, FN, FNUZ, FINITE };
+enum class Specials : uint8_t { IEEE, FN, FNUZ, FINITE, P3109 };
 
 // Reads fields from the lowest bit up.
 class Fields {
@@ -37,22 +37,31 @@ bool has_inverse(int exponent) { return exponent >= -126 && exponent <= 126; }
 void floating_facts(Plan& plan, Fields& fields) {
   const int exponent_bits = fields.take(4), m = fields.take(6), bias = fields.take(12) - 2048;
   const bool subnormals = fields.take(1);
-  const auto specials = static_cast<Specials>(fields.take(2));
+  const auto specials = static_cast<Specials>(fields.take(3));
   const bool saturate = fields.take(1);
+  const bool has_infinity = specials == Specials::IEEE || specials == Specials::P3109;
+  const bool has_nan = specials != Specials::FINITE;
+
+  // The codes at the top that are no numbers: a whole exponent of them, one or none.
+  const uint64_t steps = uint64_t{1} << m;
+  const uint64_t reserved = specials == Specials::IEEE                                  ? steps
+                            : specials == Specials::FN || specials == Specials::P3109 ? 1
+                                                                                        : 0;
+  const uint64_t largest_code = (steps << exponent_bits) - 1 - reserved;
+  const double top = 1 + static_cast<double>(largest_code % steps) / static_cast<double>(steps);
+  const double max = std::ldexp(top, static_cast<int>(largest_code >> m) - bias);
   const int min_exponent = 1 - bias;
-  const int max_exponent = (1 << exponent_bits) - (specials == Specials::IEEE ? 2 : 1) - bias;
-  const int missing = specials == Specials::FN ? 2 : 1;
 
   // What lies beyond the range becomes. A directed rounding of a finite value may stop at max.
-  const double max = std::ldexp(2.0 - std::ldexp(missing, -m), max_exponent);
   const double infinity = std::numeric_limits<double>::infinity();
-  const double overflow = saturate || specials == Specials::FINITE ? max
-                          : specials == Specials::IEEE             ? infinity
-                                                       : std::numeric_limits<double>::quiet_NaN();
+  const double overflow = saturate || !(has_infinity || has_nan) ? max
+                          : has_infinity                          ? infinity
+                                                                  : std::nan("");
   const Rounding r = plan.rounding;
   const bool held[2] = {r == Rounding::TOWARD_ZERO || r == Rounding::DOWN,
                         r == Rounding::TOWARD_ZERO || r == Rounding::UP};
-  const double zero = specials == Specials::FNUZ ? 0.0 : -0.0;
+  const bool negative_zero = specials != Specials::FNUZ && specials != Specials::P3109;
+  const double zero = negative_zero ? -0.0 : 0.0;
 
   Wide& w = plan.wide;
   w.mantissa_bits = m;
@@ -67,8 +76,10 @@ void floating_facts(Plan& plan, Fields& fields) {
   // the same place, its bit patterns are already in such units and no range needs special care.
   const int unit = subnormals ? min_exponent - m : min_exponent;
   const bool same_subnormals = subnormals && min_exponent == -126;
-  const int most = r == Rounding::STOCHASTIC ? 22 : 23;  // its carry is shifted by 32 - dropped bits
-  plan.narrow = m <= most && (same_subnormals || (min_exponent >= -126 && unit <= 0 && unit >= -126));
+  // Left to float64: a carry by 32 bits, which no shift does, and ties among powers of two.
+  const bool awkward = (m == 23 && r == Rounding::STOCHASTIC) || (m == 0 && r == Rounding::NEAREST);
+  const bool in_range = same_subnormals || (min_exponent >= -126 && unit <= 0 && unit >= -126);
+  plan.narrow = m <= 23 && in_range && !awkward;
   if (!plan.narrow) return;
   NarrowFloating& n = plan.narrow_floating;
   n.dropped = 23 - m;

@@ -6,14 +6,11 @@ from enum import IntEnum
 from functools import lru_cache
 
 from ...errors import KernelError
-from ...formats import DynamicFixedPoint, FixedPoint, FloatingPoint, Precision, Rounding
-
-FORMATS = (FloatingPoint, FixedPoint, DynamicFixedPoint)
-"""What the native kernels can round to."""
+from ...formats import DynamicFixedPoint, FixedPoint, FloatingPoint, Format, Precision, Rounding
 
 
 class Simd(IntEnum):
-    """Which instruction set to use. Every one gives the same bits; only tests and benchmarks ask."""
+    """Which instruction set to use; all give the same bits, so only tests and benchmarks ask."""
 
     AUTO = 0
     """The best that this CPU has."""
@@ -32,7 +29,14 @@ _ROUNDINGS = (
     Rounding.UP,
     Rounding.STOCHASTIC,
 )
-_SPECIALS = ("ieee", "fn", "fnuz", "finite")
+_SPECIALS = ("ieee", "fn", "fnuz", "finite", "p3109")
+
+
+def has_kernel(fmt: Format) -> bool:
+    """Return whether there are native kernels for a format."""
+    if isinstance(fmt, DynamicFixedPoint):
+        return fmt.per_tensor
+    return isinstance(fmt, FloatingPoint | FixedPoint)
 
 
 @lru_cache(maxsize=4096)
@@ -40,9 +44,11 @@ def pack(precision: Precision, simd: Simd = Simd.AUTO) -> int:
     """Return the integer of a precision: fields from the lowest bit up, as ``plan.cpp`` reads them.
 
     Raises:
-        KernelError: for a format that is not one of ``FORMATS``.
+        KernelError: for a format without native kernels.
     """
     fmt = precision.format
+    if not has_kernel(fmt):
+        raise KernelError("native backend", f"no kernel for {fmt}", "use Backend.AUTO")
     head = ((_ROUNDINGS.index(precision.rounding), 3), (int(simd), 2))
     if isinstance(fmt, FloatingPoint):
         assert fmt.bias is not None
@@ -53,16 +59,14 @@ def pack(precision: Precision, simd: Simd = Simd.AUTO) -> int:
             (fmt.mantissa_bits, 6),
             (fmt.bias + 2048, 12),
             (fmt.subnormals, 1),
-            (_SPECIALS.index(fmt.specials), 2),
+            (_SPECIALS.index(fmt.specials), 3),
             (fmt.overflow == "saturate", 1),
         )
     if isinstance(fmt, FixedPoint):
         wrap = fmt.overflow == "wrap"
         shape = ((fmt.bits, 6), (fmt.fraction_bits + 2048, 12), (fmt.signed, 1), (wrap, 1))
         return _join((1, 2), *head, *shape)
-    if isinstance(fmt, DynamicFixedPoint):
-        return _join((2, 2), *head, (fmt.bits, 6))
-    raise KernelError("native backend", f"no kernel for {fmt!r}", "use Backend.AUTO")
+    return _join((2, 2), *head, (fmt.bits, 6))
 
 
 def _join(*fields: tuple[int, int]) -> int:

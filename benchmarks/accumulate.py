@@ -1,0 +1,114 @@
+"""Products at accumulator precision against float32 ones, in one run: giga multiply-adds a second.
+
+python -m benchmarks.accumulate [--save] [--seconds 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limprec.kernels.matmul import matmul, native
+from limprec.kernels.native import best_simd
+
+SIZES = (256, 512)
+CASES: dict[str, dict[str, Any]] = {
+    "e5m10, every multiply-add rounded": {},
+    "e5m10, product rounded, then the sum": {"product": "e5m10"},
+    "e5m10, chunks of 64": {"chunk": 64},
+    "e5m10, Kahan": {"kahan": True},
+    "bf16": {"accumulator": "bf16"},
+    "e6m9, toward zero": {"accumulator": "e6m9", "rounding": "toward_zero"},
+    "fp32, one rounding": {"accumulator": "fp32"},
+    "fixed point fx24.8": {"accumulator": "fx24.8"},
+    "fixed point fx16.8-wrap": {"accumulator": "fx16.8-wrap"},
+    "e5m10, tree": {"adder": "tree"},
+    "e5m10, aligned:4:2": {"adder": "aligned:4:2"},
+    "e5m10, stochastic": {"rounding": "stochastic", "seed": 0},
+}
+GOALS = {"e5m10, every multiply-add rounded": 20.0, "e5m10, Kahan": 4.0}
+MPTORCH = 0.06
+"""GMAC/s of mptorch 0.3.0 for the first case, on the machine of ../shared/ANCHORS.md."""
+
+
+def fastest(work: Callable[[], object], seconds: float) -> float:
+    """Return the shortest of the runs that fit into ``seconds``, at least three."""
+    work()
+    best, runs, end = float("inf"), 0, time.perf_counter() + seconds
+    while runs < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        best, runs = min(best, time.perf_counter() - start), runs + 1
+    return best
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def measure(seconds: float) -> list[str]:
+    """Return the lines of the report."""
+    lines = [
+        f"# Products at accumulator precision, {datetime.now(UTC):%Y-%m-%d}",
+        "",
+        f"{cpu_name()}, {torch.get_num_threads()} threads, {best_simd().name},"
+        f" PyTorch {torch.__version__}. Operands are normal numbers, for fixed point"
+        " rounded to 1/16."
+        " Giga multiply-adds a second, the fastest of several runs; the float32 product of PyTorch"
+        " was timed next to each.",
+    ]
+    if native.missing() is not None:
+        lines += ["", f"Without the native kernel: {native.missing()}"]
+    g = torch.Generator().manual_seed(0)
+    for size in SIZES:
+        a, b = torch.randn(size, size, generator=g), torch.randn(size, size, generator=g)
+        work = size**3 / 1e9
+        lines += ["", f"## {size}^3", ""]
+        lines += [
+            "| accumulator | GMAC/s | of float32's | goal | times mptorch |",
+            "|---|---|---|---|---|",
+        ]
+        for name, options in CASES.items():
+            fixed = "fixed" in name
+            x, y = ((a * 16).round() / 16, (b * 16).round() / 16) if fixed else (a, b)
+            plain = work / fastest(lambda x=x, y=y: x @ y, seconds / 4)  # type: ignore[misc]
+            rate = work / fastest(lambda x=x, y=y, o=options: matmul(x, y, **o), seconds)  # type: ignore[misc]
+            goal = GOALS.get(name)
+            verdict = "" if goal is None else f"{goal:g}: {'met' if rate >= goal else 'missed'}"
+            lines.append(
+                f"| {name} | {rate:.2f} | {rate / plain:.3f} ({plain:.0f}) | {verdict} |"
+                f" {rate / MPTORCH:.0f} |"
+            )
+            print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per line")
+    options = parser.parse_args()
+    report = "\n".join(measure(options.seconds)) + "\n"
+    print(report)
+    if options.save:
+        slug = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
+        path = (
+            Path(__file__).parent / "results" / f"accumulate-{slug}-{datetime.now(UTC):%Y-%m-%d}.md"
+        )
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(report, encoding="utf-8")
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
