@@ -15,16 +15,23 @@ if TYPE_CHECKING:
     from .bounds import Guideline, guideline
     from .errors import LimprecError
     from .formats import (
+        NVFP4,
+        Affine,
         DynamicFixedPoint,
         FixedPoint,
         FloatingPoint,
         Format,
+        Logarithmic,
+        Microscaling,
+        Posit,
         Precision,
         Rounding,
+        TableFormat,
         parse_format,
         parse_precision,
     )
-    from .kernels import Backend, matmul, quantize, quantize_
+    from .io import Packed, pack, unpack
+    from .kernels import Backend, DelayedScale, matmul, quantize, quantize_
     from .nn import convert, restore
     from .plan import Plan
 
@@ -38,6 +45,8 @@ _HOME = {
     "FixedPoint": "formats",
     "FloatingPoint": "formats",
     "Format": "formats",
+    **dict.fromkeys(("Affine", "Logarithmic", "Microscaling", "NVFP4", "Posit"), "formats"),
+    "TableFormat": "formats",
     "Precision": "formats",
     "Rounding": "formats",
     "parse_format": "formats",
@@ -45,6 +54,8 @@ _HOME = {
     "AccumulatorBits": "accumulation",
     "accumulator_bits": "accumulation",
     "Backend": "kernels",
+    "DelayedScale": "kernels",
+    **dict.fromkeys(("Packed", "pack", "unpack"), "io"),
     "matmul": "kernels",
     "quantize": "kernels",
     "quantize_": "kernels",
@@ -55,29 +66,39 @@ _HOME = {
 _ROOMS = ("diagnosis", "optim", "schedule")
 
 __all__ = [
+    "NVFP4",
     "AccumulatorBits",
+    "Affine",
     "Backend",
+    "DelayedScale",
     "DynamicFixedPoint",
     "FixedPoint",
     "FloatingPoint",
     "Format",
     "Guideline",
     "LimprecError",
+    "Logarithmic",
+    "Microscaling",
+    "Packed",
     "Plan",
+    "Posit",
     "Precision",
     "Rounding",
+    "TableFormat",
     "accumulator_bits",
     "convert",
     "diagnosis",
     "guideline",
     "matmul",
     "optim",
+    "pack",
     "parse_format",
     "parse_precision",
     "quantize",
     "quantize_",
     "restore",
     "schedule",
+    "unpack",
 ]
 
 

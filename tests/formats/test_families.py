@@ -335,3 +335,21 @@ def test_one_precision_bit_ties_to_the_even_code():
         assert round_exact((low + high) / 2, fmt) == (low if code % 2 == 0 else high)
     assert bisect.bisect(fmt.values(), 0) == 16
     assert fmt.values()[15:19] == (0.0, 2.0**-6, 2.0**-5, 2.0**-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [[], None, 8, "", "dfx", "e4m3-sat-ovf", "e4m3" + "-sat" * 400, "dfx" + "9" * 5000, "dfx٨"],
+)
+def test_what_is_no_name_is_a_format_error(name):
+    with pytest.raises(FormatError):
+        parse_format(name)
+
+
+def test_leading_zeros_mean_the_same_format():
+    assert parse_format("e04m3") == parse_format("e4m3")
+
+
+def test_a_colon_wants_a_rounding():
+    with pytest.raises(FormatError, match="unknown rounding ''"):
+        parse_precision("dfx8:")

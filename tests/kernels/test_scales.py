@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+import limprec as lp
 from limprec.errors import KernelError
 from limprec.formats import Rounding, parse_format
 from limprec.kernels import Key, reference
@@ -112,3 +113,26 @@ def test_another_number_of_channels():
     with pytest.raises(KernelError, match=r"groups \(4,\) after \(3,\); keep one DelayedScale"):
         scale.quantize(torch.ones(4, 2))
     assert repr(scale) == "DelayedScale('dfx8c0', length=16, margin=1.0)"
+
+
+def test_quantize_takes_a_given_amax():
+    x = torch.tensor([0.3, -0.9, 1.7, 5.0])
+    y = lp.quantize(x, "dfx8", amax=1.9)
+    assert y.tolist()[2:] == [1.703125, 127 / 64]  # LSB 2^-6; 5 saturates
+    assert torch.equal(lp.quantize(x, "dfx8", amax=5.0), lp.quantize(x, "dfx8"))
+    with pytest.raises(KernelError, match="amax with e4m3; give it for a format with scales"):
+        lp.quantize(x, "e4m3", amax=1.0)
+    with pytest.raises(KernelError, match="amax with gradient"):
+        lp.quantize(x, "dfx8", amax=1.0, gradient="clipped")
+
+
+@pytest.mark.parametrize("fmt", ["mxfp8_e4m3", "dfx8b32", "int8s"])
+def test_kahan_works_in_formats_with_scales(fmt):
+    p = torch.nn.Parameter(torch.linspace(-1, 1, 64))
+    before = p.detach().clone()
+    optimizer = lp.optim.SGD([p], 1e-3, writeback="kahan", format=fmt, compensation_format="fp32")
+    for _ in range(100):
+        p.grad = torch.ones(64)
+        optimizer.step()
+    total = p.detach() + optimizer.state[p]["compensation"]
+    assert float((total - (before - 0.1)).abs().max()) < 1e-5

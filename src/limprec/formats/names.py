@@ -55,7 +55,6 @@ GRAMMAR = {
 """The grammar of short names, one line a family."""
 
 
-@lru_cache(maxsize=1024)
 def parse_format(name: str) -> Format:
     """Return the format of a short name, e.g. ``fx8.4``, ``dfx8``, ``e5m2``, ``mxfp8_e4m3``.
 
@@ -67,9 +66,18 @@ def parse_format(name: str) -> Format:
     """
     if not isinstance(name, str):
         raise FormatError("parse_format", f"{name!r} is no name", f"write e.g. {_EXAMPLES}")
+    return _parse(name)
+
+
+@lru_cache(maxsize=1024)
+def _parse(name: str) -> Format:
     text = name.strip()
+    if len(text) > 1000 or not text.isascii():
+        raise FormatError(
+            "parse_format", f"unknown format {text[:40]!r}", f"write e.g. {_EXAMPLES}"
+        )
     if overflow := _OVERFLOW.fullmatch(text):
-        base = parse_format(overflow[1])
+        base = _parse(overflow[1]) if not _OVERFLOW.fullmatch(overflow[1]) else None
         if isinstance(base, FloatingPoint):
             policy = "saturate" if overflow[2] == "sat" else "ieee"
             fields = {f: getattr(base, f) for f in base.__dataclass_fields__}
@@ -89,7 +97,7 @@ def _parse_float(text: str) -> Format | None:
         bits, precision = int(binary[1]), int(binary[2])
         return FloatingPoint(bits - precision, precision - 1, specials="p3109")
     if match := _FLOAT.fullmatch(text):
-        known = NAMED_FLOATS.get(f"e{match[1]}m{match[2]}")
+        known = NAMED_FLOATS.get(f"e{int(match[1])}m{int(match[2])}")
         specials = _TAGS[match[4]] if match[4] else known.specials if known else "ieee"
         bias = int(match[3]) if match[3] else None
         return FloatingPoint(int(match[1]), int(match[2]), bias, not match[5], specials)
@@ -183,6 +191,6 @@ def parse_precision(text: str | Format | Precision) -> Precision:
         return Precision(text)
     if not isinstance(text, str):
         raise FormatError("parse_precision", f"{text!r} is no name", f"write e.g. {_EXAMPLES}")
-    name, _, rounding = text.partition(":")
-    mode = parse_rounding(rounding.strip()) if rounding else Rounding.NEAREST
+    name, colon, rounding = text.partition(":")
+    mode = parse_rounding(rounding.strip()) if colon else Rounding.NEAREST
     return Precision(parse_format(name), mode)

@@ -1,1 +1,5 @@
 """Packing to real bits, checkpoints and export."""
+
+from .packing import Packed, pack, unpack
+
+__all__ = ["Packed", "pack", "unpack"]

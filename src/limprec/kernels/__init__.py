@@ -6,9 +6,11 @@ from .carrier import check_carrier, storage_format
 from .dispatch import Backend, round_to
 from .matmul import matmul
 from .random import Key, random_words
+from .scales import DelayedScale
 
 __all__ = [
     "Backend",
+    "DelayedScale",
     "Estimator",
     "Key",
     "check_carrier",

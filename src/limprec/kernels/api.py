@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..errors import KernelError
-from ..formats import Format, Precision, Rounding, parse_precision, parse_rounding
+from ..formats import Format, Precision, Rounding, ScaledFormat, parse_precision, parse_rounding
+from . import reference
 from .autograd import parse_estimator, round_through
 from .carrier import check_carrier
 from .dispatch import Backend, round_to
@@ -21,6 +23,7 @@ def quantize(
     stream: int = 0,
     step: int = 0,
     offset: int = 0,
+    amax: Tensor | float | None = None,
     out: Tensor | None = None,
     gradient: str | None = None,
     backend: Backend = Backend.AUTO,
@@ -37,6 +40,9 @@ def quantize(
         stream: one number a tensor and role, so that tensors under one seed differ.
         step: the training step.
         offset: index of the first element of ``x`` in the whole tensor that it is a shard of.
+        amax: for a format with scales, the magnitude that they follow in place of the largest of
+            ``x`` (a delayed scale, say): one number, or a tensor with one for each group. What
+            lies beyond saturates. Computed by the reference.
         out: where to write; same shape, dtype and device as ``x``, may be ``x`` itself.
         gradient: None lets no gradient through, since rounding is flat almost everywhere;
             ``straight_through`` takes its derivative as 1, ``clipped`` as 1 inside the format's
@@ -67,6 +73,16 @@ def quantize(
         if seed is None:
             raise KernelError("quantize", "stochastic rounding without a seed", "pass seed=0, say")
         key = Key(seed, stream, step, offset)
+    if amax is not None:
+        if gradient is not None or not isinstance(precision.format, ScaledFormat):
+            raise KernelError(
+                "quantize",
+                f"amax with {'gradient' if gradient else precision.format}",
+                "give it for a format with scales, e.g. dfx8, and without gradient",
+            )
+        with torch.no_grad():
+            y = reference.quantize(x, precision.format, precision.rounding, key, amax=amax)
+            return y if out is None else out.copy_(y)
     if gradient is not None:
         if out is not None or backend is not Backend.AUTO:
             raise KernelError("quantize", "gradient with out or backend", "leave them out")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OptimizerError
-from ..formats import DynamicFixedPoint, Precision, Rounding, ScalarFormat
+from ..formats import Precision, Rounding, ScalarFormat, ScaledFormat
 from ..kernels import Key, round_to
 
 
@@ -164,8 +164,8 @@ def _nearest(precision: Precision) -> Precision:
 def _residual(storage: Storage, total: Tensor, rest: Tensor) -> Tensor:
     """Drop the residual where the sum lies outside the format's range."""
     fmt = storage.precision.format
-    if isinstance(fmt, DynamicFixedPoint):
-        inside = total.isfinite()  # the scale follows the sum: no finite one is outside
+    if isinstance(fmt, ScaledFormat):
+        inside = total.isfinite()  # the scales follow the sum: no finite one is outside
     else:
         assert isinstance(fmt, ScalarFormat)
         inside = (total <= fmt.max) & (total >= fmt.min)
