@@ -23,9 +23,10 @@ static INLINE void each_group(const T* x, T* y, int64_t n, uint64_t index, Group
     const bool whole = skip == 0 && n >= GROUP;
     const int64_t count = whole || n > GROUP - skip ? GROUP - skip : n;
     const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-    T buffer[GROUP];
+    T memory[GROUP];
+    T* buffer = unaligned(memory);
     if (!whole) {
-      __builtin_memset(buffer, 0, sizeof buffer);
+      __builtin_memset(buffer, 0, sizeof memory);
       __builtin_memcpy(buffer + skip, x, bytes);
     }
     group(whole ? x : buffer, whole ? y : buffer);
@@ -77,12 +78,14 @@ static void wide_loop(const Plan& plan, const void* x, void* y, int64_t n, uint6
   each_group_with_words<RANDOM>(
       plan.key, static_cast<const T*>(x), static_cast<T*>(y), n, index,
       [&](const T* in, T* out, const u32* words) ALWAYS {
-        typename C::Number numbers[GROUP];
-        uint32_t word[GROUP];
+        typename C::Number memory[GROUP];
+        uint32_t word_memory[GROUP];
+        auto numbers = unaligned(memory);
+        auto word = unaligned(word_memory);
         C::template unpack<GROUP>(in, numbers);
-        __builtin_memcpy(word, words, sizeof word);
+        if constexpr (RANDOM) __builtin_memcpy(word, words, sizeof word_memory);
         for (int i = 0; i < GROUP; i++)
-          numbers[i] = static_cast<typename C::Number>(round(numbers[i], word[i]));
+          numbers[i] = static_cast<typename C::Number>(round(numbers[i], RANDOM ? word[i] : 0));
         C::template pack<GROUP>(out, numbers);
       });
 }
@@ -157,7 +160,9 @@ static uint64_t largest_as(const void* data, int64_t n) {
   };
   for (; n >= GROUP; x += GROUP, n -= GROUP) take(x);
   if (n > 0) {
-    T buffer[GROUP] = {};
+    T memory[GROUP];
+    T* buffer = unaligned(memory);
+    __builtin_memset(buffer, 0, sizeof memory);
     __builtin_memcpy(buffer, x, static_cast<size_t>(n) * sizeof(T));
     take(buffer);
   }

@@ -42,6 +42,14 @@ static INLINE f32 splat(float x) { return x - f32{}; }  // keeps -0
 static INLINE u32 splat(uint32_t x) { return u32{} + x; }
 static INLINE u64 splat(uint64_t x) { return u64{} + x; }
 
+// A pointer whose alignment the compiler does not know. GCC before 12.4 and 13.3 (its bug 109780) can
+// leave the stack unaligned, yet use aligned instructions on an array there.
+template <class T>
+static INLINE T* unaligned(T* p) {
+  __asm__("" : "+r"(p));
+  return p;
+}
+
 // widening_product: full product of the low halves of each 64-bit lane; high halves are ignored.
 // nearest: to the nearest integer, ties to even, for 0 <= x < 2^31; NaN stays.
 // floor: integer part, for 0 <= x < 2^31; anything outside gives anything.
