@@ -175,24 +175,29 @@ void round_all(Plan plan, const Memory& memory) {
 }
 
 void round_into(const Tensor& x, const Tensor& out, int64_t spec, const Key& key, int64_t offset) {
-  if (x.numel() == 0) return;
+  const int64_t n = x.numel();
+  if (n == 0) return;
   const Plan plan = make_plan(spec, carrier_of(x), key);
   const Kernels& k = kernels(plan.simd);
   const int64_t size = size_of(plan.carrier);
-
-  Dims dims{{x.numel(), 1, 1, 1}};
-  if (!x.is_contiguous() || !out.is_contiguous()) {
-    const auto sizes = x.sizes(), from = x.strides(), to = out.strides();
-    const bool any_order = plan.rounding != Rounding::STOCHASTIC;
-    dims = join(sizes.data(), from.data(), to.data(), x.dim(), any_order);
-  }
+  const uint64_t first = static_cast<uint64_t>(offset);
   const char* source = static_cast<const char*>(x.const_data_ptr());
   char* target = static_cast<char*>(out.mutable_data_ptr());
-  const bool apart = source + reach(dims, &Dim::from) * size <= target ||
-                     target + reach(dims, &Dim::to) * size <= source;
+  // `reach`: how many elements of memory a tensor spans.
+  const auto apart = [&](int64_t source_reach, int64_t target_reach) {
+    return source + source_reach * size <= target || target + target_reach * size <= source;
+  };
+
+  const bool plain = x.is_contiguous() && out.is_contiguous();
+  if (plain && (source == target || apart(n, n)))
+    return round_all(plan, Flat{k, plan.carrier, source, target, n, first});
+
+  const auto sizes = x.sizes(), from = x.strides(), to = out.strides();
+  const bool any_order = plan.rounding != Rounding::STOCHASTIC;
+  const Dims dims = join(sizes.data(), from.data(), to.data(), x.dim(), any_order);
   const bool in_place = source == target && std::all_of(dims.begin(), dims.end(),
                                                         [](const Dim& d) { return d.from == d.to; });
-  if (!(apart || in_place) || !is_injective(dims)) {
+  if (!(in_place || apart(reach(dims, &Dim::from), reach(dims, &Dim::to))) || !is_injective(dims)) {
     // Rounding would overwrite what is still to be read: round a copy.
     for (const Dim& d : dims)
       STD_TORCH_CHECK(d.to != 0, "limprec: elements of out share memory; clone it first");
@@ -202,12 +207,11 @@ void round_into(const Tensor& x, const Tensor& out, int64_t spec, const Key& key
     torch::stable::copy_(result, copy);
     return;
   }
-  const uint64_t first = static_cast<uint64_t>(offset);
-  if (is_flat(dims)) return round_all(plan, Flat{k, plan.carrier, source, target, x.numel(), first});
+  if (is_flat(dims)) return round_all(plan, Flat{k, plan.carrier, source, target, n, first});
   const auto strided = [&](auto element) {
     using T = decltype(element);
-    const T* from = reinterpret_cast<const T*>(source);
-    round_all(plan, Strided<T>{k, plan.carrier, from, reinterpret_cast<T*>(target), Runs(dims), first});
+    const T* in = reinterpret_cast<const T*>(source);
+    round_all(plan, Strided<T>{k, plan.carrier, in, reinterpret_cast<T*>(target), Runs(dims), first});
   };
   size == 2 ? strided(uint16_t{}) : size == 4 ? strided(uint32_t{}) : strided(uint64_t{});
 }

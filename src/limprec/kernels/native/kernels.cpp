@@ -11,7 +11,7 @@
 namespace limprec {
 namespace LIMPREC_LEVEL {
 
-constexpr int VECTORS = 4;              // that the loops take at a time
+constexpr int VECTORS = 8;              // that the loops take at a time
 constexpr int GROUP = VECTORS * LANES;  // and how many elements that is
 
 // Calls group(in, out) for each GROUP elements whose global index starts at a multiple of GROUP. A
@@ -65,9 +65,9 @@ static void narrow_loop(const Plan& plan, const void* x, void* y, int64_t n, uin
   each_group_with_words<RANDOM>(
       plan.key, static_cast<const T*>(x), static_cast<T*>(y), n, index,
       [&](const T* in, T* out, const u32* words) ALWAYS {
-        f32 numbers[VECTORS];
-        for (int i = 0; i < VECTORS; i++) numbers[i] = C::get(in + i * LANES);
-        for (int i = 0; i < VECTORS; i++) C::put(out + i * LANES, round(numbers[i], words[i]));
+#pragma GCC unroll 8
+        for (int i = 0; i < VECTORS; i++)
+          C::put(out + i * LANES, round(C::get(in + i * LANES), words[i]));
       });
 }
 

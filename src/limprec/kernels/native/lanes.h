@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "plan.h"
+
 #if defined(__AVX512F__) || defined(__AVX2__) || defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -53,7 +55,9 @@ static INLINE T* unaligned(T* p) {
 // widening_product: full product of the low halves of each 64-bit lane; high halves are ignored.
 // nearest: to the nearest integer, ties to even, for 0 <= x < 2^31; NaN stays.
 // floor: integer part, for 0 <= x < 2^31; anything outside gives anything.
-// fraction32: floor(x * 2^32) for 0 <= x < 1.
+// floor_to: floor to a whole number of units, for 0 <= x <= 2^23 units.
+// whole: integer part, for 0 <= x < 2^32.
+// keep_nan: x where it is NaN, else y.
 // even_pairs, odd_pairs: of the 64-bit lanes a and b, a0 b0 a2 b2 ... and a1 b1 a3 b3 ...
 #if defined(__AVX512F__)
 static INLINE u64 widening_product(u64 a, u64 b) {
@@ -61,8 +65,15 @@ static INLINE u64 widening_product(u64 a, u64 b) {
 }
 static INLINE f32 nearest(f32 x) { return (f32)_mm512_roundscale_ps((__m512)x, 8); }
 static INLINE f32 floor(f32 x) { return (f32)_mm512_roundscale_ps((__m512)x, 9); }
-static INLINE u32 fraction32(f32 x) {
-  return (u32)_mm512_cvttps_epu32((__m512)(x * 0x1p32f));
+static INLINE f32 floor_to(f32 x, const Unit& unit) {
+  constexpr int DOWN = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+  const __m512 magic = (__m512)splat(unit.magic);
+  return (f32)_mm512_add_round_ps((__m512)x, magic, DOWN) - unit.magic;
+}
+static INLINE u32 whole(f32 x) { return (u32)_mm512_cvttps_epu32((__m512)x); }
+static INLINE f32 keep_nan(f32 x, f32 y) {
+  const __m512i first_two_classes_are_nan = _mm512_set1_epi32(0x11);
+  return (f32)_mm512_fixupimm_ps((__m512)y, (__m512)x, first_two_classes_are_nan, 0);
 }
 static INLINE u64 even_pairs(u64 a, u64 b) {
   return (u64)_mm512_unpacklo_epi64((__m512i)a, (__m512i)b);
@@ -110,11 +121,12 @@ static INLINE u64 widening_product(u64 a, u64 b) {
 #endif
 #endif
 
-static INLINE u32 fraction32(f32 x) {  // for want of an unsigned conversion: modulo 2^32
-  const f32 scaled = x * 0x1p32f;
-  const f32 wrapped = scaled - (scaled >= 0x1p31f ? splat(0x1p32f) : f32{});
+static INLINE f32 floor_to(f32 x, const Unit& unit) { return floor(x * unit.inverse) * unit.one; }
+static INLINE u32 whole(f32 x) {  // for want of an unsigned conversion: modulo 2^32
+  const f32 wrapped = x - (x >= 0x1p31f ? splat(0x1p32f) : f32{});
   return (u32)__builtin_convertvector(wrapped, i32);
 }
+static INLINE f32 keep_nan(f32 x, f32 y) { return (i32)(bits(x) & 0x7fffffffu) > 0x7f800000 ? x : y; }
 #endif
 
 }  // namespace limprec::LIMPREC_LEVEL

@@ -11,25 +11,23 @@ constexpr bool is_directed(Rounding r) {
   return r == Rounding::TOWARD_ZERO || r == Rounding::DOWN || r == Rounding::UP;
 }
 
-// The nonnegative `a`, in units of one constant power of two, rounded to a whole number of them.
-// `sign` has the sign bit of the value that `a` is the magnitude of.
+// The nonnegative `a`, below 2^23 units or equal to that, rounded to a whole number of them. `sign`
+// has the sign bit of the value that `a` is the magnitude of.
 template <Rounding R>
-static INLINE f32 to_multiple(f32 a, u32 sign, u32 word, float unit, float per_unit) {
-  const f32 q = a * per_unit;
-  if constexpr (R == Rounding::NEAREST) return nearest(q) * unit;
-  const f32 low = floor(q);
-  if constexpr (R == Rounding::TOWARD_ZERO) return low * unit;
+static INLINE f32 to_multiple(f32 a, u32 sign, u32 word, const Unit& unit) {
+  if constexpr (R == Rounding::NEAREST) return (a + unit.magic) - unit.magic;
+  const f32 low = floor_to(a, unit);
+  if constexpr (R == Rounding::TOWARD_ZERO) return low;
   i32 away;
   if constexpr (R == Rounding::NEAREST_AWAY) {
-    away = q - low >= 0.5f;
+    away = a - low >= 0.5f * unit.one;
   } else if constexpr (R == Rounding::STOCHASTIC) {
-    away = fraction32(q - low) > ~word;
+    away = whole((a - low) * unit.words) > ~word;
   } else {
-    // Not q > low: a tiny `a` may have underflowed to q = 0.
     const i32 negative = (i32)sign < 0;
-    away = (low * unit < a) & (R == Rounding::DOWN ? negative : ~negative);
+    away = (low < a) & (R == Rounding::DOWN ? negative : ~negative);
   }
-  return (low + (away ? splat(1.0f) : f32{})) * unit;
+  return low + (away ? splat(unit.one) : f32{});
 }
 
 // Floating point. Above `limit` a unit in the last place is a fixed bit of the pattern: add what
@@ -45,12 +43,11 @@ struct Floating {
     const u32 b = bits(x), a = b & 0x7fffffffu, sign = b & 0x80000000u;
     u32 r = (a + carry(a, sign, word)) & ~p.low;
     if constexpr (LIMITED) {
-      const u32 small = bits(to_multiple<R>(number(a), sign, word, p.unit, p.per_unit));
+      const u32 small = bits(to_multiple<R>(number(a), sign, word, p.unit));
       r = (i32)a < static_cast<int32_t>(p.limit) ? small : r;
     }
     r = (i32)r > static_cast<int32_t>(p.max) ? beyond(a, sign) : r;
-    r = (i32)a > 0x7f800000 ? a : r;  // NaN
-    return number(r | sign) + p.zero;
+    return keep_nan(x, number(r | sign) + p.zero);
   }
 
  private:
@@ -72,7 +69,7 @@ struct Floating {
 };
 
 // Fixed point, also with the scale of a whole tensor. Clamping first is the same as clamping last,
-// for the ends are multiples of the unit and rounding is monotonic; it keeps q in floor's range.
+// for the ends are multiples of the unit and rounding is monotonic; it keeps within floor_to's range.
 template <Rounding R>
 struct Fixed {
   NarrowFixed facts;
@@ -81,10 +78,10 @@ struct Fixed {
   INLINE f32 operator()(f32 x, u32 word) const {
     f32 c = x > facts.max ? splat(facts.max) : x;
     c = c < facts.min ? splat(facts.min) : c;
-    const u32 sign = bits(c) & 0x80000000u, a = bits(c) & 0x7fffffffu;
-    const f32 r = to_multiple<R>(number(a), sign, word, facts.unit, facts.per_unit);
-    const f32 y = number(bits(r) | sign) + 0.0f;  // no negative zero
-    return (i32)a > 0x7f800000 ? x : y;           // NaN
+    const u32 sign = bits(c) & 0x80000000u;
+    const f32 a = number(bits(c) & 0x7fffffffu);
+    const f32 r = to_multiple<R>(a, sign, word, facts.unit);
+    return keep_nan(x, number(bits(r) | sign) + 0.0f);  // no negative zero
   }
 };
 

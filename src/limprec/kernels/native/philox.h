@@ -30,8 +30,8 @@ class Philox {
       counter_[lane] = index / 4 + static_cast<uint64_t>(lane / 2 + lane % 2 * (COUNTERS / 2));
   }
 
-  // The words of the next SETS * WORDS elements, two vectors a set. Two sets at a time hide the
-  // latency of each other. The caller starts anew at multiples of PERIOD.
+  // The words of the next SETS * WORDS elements, two vectors a set. Several sets at a time hide
+  // the latency of each other. The caller starts anew at multiples of PERIOD.
   template <int SETS = 1>
   INLINE void next(u32* words) {
     const u64 m0 = splat(uint64_t{0xD2511F53u}), m1 = splat(uint64_t{0xCD9E8D57u});
@@ -41,7 +41,7 @@ class Philox {
       x0[s] = counter_, x1[s] = upper_, x2[s] = step_, x3[s] = stream_;
 #pragma GCC unroll 7
     for (int r = 0; r < ROUNDS; r++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int s = 0; s < SETS; s++) {
         const u64 a = widening_product(x0[s], m0), b = widening_product(x2[s], m1);
         x0[s] = (b >> 32) ^ x1[s] ^ key0_[r];

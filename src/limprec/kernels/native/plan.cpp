@@ -31,8 +31,16 @@ uint32_t float_bits(double value) {
   return bits & 0x7fffffffu;
 }
 
-// Whether 2^exponent and 2^-exponent are both normal float32 numbers.
-bool has_inverse(int exponent) { return exponent >= -126 && exponent <= 126; }
+// Whether all of a Unit of 2^exponent can be had in float32.
+bool has_unit(int exponent, Rounding rounding) {
+  const int least = rounding == Rounding::STOCHASTIC ? -95 : -126;
+  return exponent >= least && exponent <= 104;
+}
+
+Unit make_unit(int exponent) {
+  return {std::ldexp(1.0f, exponent), std::ldexp(1.0f, -exponent), std::ldexp(1.0f, exponent + 23),
+          std::ldexp(1.0f, 32 - exponent)};
+}
 
 void floating_facts(Plan& plan, Fields& fields) {
   const int exponent_bits = fields.take(4), m = fields.take(6), bias = fields.take(12) - 2048;
@@ -78,7 +86,7 @@ void floating_facts(Plan& plan, Fields& fields) {
   const bool same_subnormals = subnormals && min_exponent == -126;
   // Left to float64: a carry by 32 bits, which no shift does, and ties among powers of two.
   const bool awkward = (m == 23 && r == Rounding::STOCHASTIC) || (m == 0 && r == Rounding::NEAREST);
-  const bool in_range = same_subnormals || (min_exponent >= -126 && unit <= 0 && unit >= -126);
+  const bool in_range = same_subnormals || (min_exponent >= -126 && has_unit(unit, r));
   plan.narrow = m <= 23 && in_range && !awkward;
   if (!plan.narrow) return;
   NarrowFloating& n = plan.narrow_floating;
@@ -87,8 +95,7 @@ void floating_facts(Plan& plan, Fields& fields) {
   n.odd = n.dropped > 0;
   n.half = (1u << n.dropped) >> 1;
   n.limit = same_subnormals ? 0 : float_bits(std::ldexp(1.0, min_exponent));
-  n.unit = same_subnormals ? 1.0f : std::ldexp(1.0f, unit);
-  n.per_unit = same_subnormals ? 1.0f : std::ldexp(1.0f, -unit);
+  n.unit = make_unit(same_subnormals ? 0 : unit);
   n.max = float_bits(max);
   for (int s = 0; s < 2; s++) n.beyond[s] = float_bits(w.beyond[s]);
   n.infinite = float_bits(overflow);
@@ -97,15 +104,13 @@ void floating_facts(Plan& plan, Fields& fields) {
 
 void set_unit(Plan& plan, int exponent) {
   plan.wide.unit_exponent = exponent;
-  // float32 holds the integers up to 2^24.
-  const bool codes_fit = plan.wide.code_max <= 0x1p24 && plan.wide.code_min >= -0x1p24;
-  plan.narrow = codes_fit && has_inverse(exponent) && plan.wide.modulus == 0;
+  const bool codes_fit = plan.wide.code_max <= 0x1p23 && plan.wide.code_min >= -0x1p23;
+  plan.narrow = codes_fit && has_unit(exponent, plan.rounding) && plan.wide.modulus == 0;
   if (!plan.narrow) return;
   NarrowFixed& n = plan.narrow_fixed;
-  n.unit = std::ldexp(1.0f, exponent);
-  n.per_unit = std::ldexp(1.0f, -exponent);
-  n.min = static_cast<float>(plan.wide.code_min) * n.unit;
-  n.max = static_cast<float>(plan.wide.code_max) * n.unit;
+  n.unit = make_unit(exponent);
+  n.min = static_cast<float>(plan.wide.code_min) * n.unit.one;
+  n.max = static_cast<float>(plan.wide.code_max) * n.unit.one;
 }
 
 }  // namespace

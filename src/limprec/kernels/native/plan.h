@@ -19,14 +19,21 @@ struct Key {
   uint32_t stream, step;
 };
 
+// A power of two that values are counted in, and what float32 arithmetic needs for that.
+struct Unit {
+  float one, inverse;  // itself and 1 over it
+  float magic;         // 2^23 of it: a sum with this is a whole number of units
+  float words;         // 2^32 over it: what the random words are counted in
+};
+
 // Facts for float32 arithmetic on floating point; bit patterns are of magnitudes.
 struct NarrowFloating {
   int dropped;           // mantissa bits of float32 that the format lacks
   uint32_t low;          // those bits
   uint32_t odd;          // 1, or 0 where nothing is dropped
   uint32_t half;         // half a unit in the last place, in those bits
-  uint32_t limit;        // magnitudes below this are multiples of one constant, `unit`
-  float unit, per_unit;  // that constant and its inverse
+  uint32_t limit;        // magnitudes below this are multiples of one unit
+  Unit unit;
   uint32_t max;          // the largest finite value
   uint32_t beyond[2];    // what larger magnitudes become: positive, negative
   uint32_t infinite;     // what an infinity becomes
@@ -35,7 +42,8 @@ struct NarrowFloating {
 
 // Facts for float32 arithmetic on fixed and dynamic fixed point.
 struct NarrowFixed {
-  float unit, per_unit, min, max;
+  Unit unit;
+  float min, max;
 };
 
 // Facts for float64 arithmetic, which takes every format and carrier.
