@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from limprec.errors import KernelError
 from limprec.kernels import Key, random_words
+from limprec.kernels.elements import goes_far
 from limprec.kernels.random import philox
 
 # Known answers of philox4x32 with 7 rounds, as published with the Random123 library.
@@ -41,11 +42,30 @@ def test_philox_known_answers(
     start=st.integers(0, 2**40),
     cut=st.integers(0, 50),
     count=st.integers(0, 60),
+    bits=st.integers(1, 32),
 )
-def test_a_shard_sees_its_part_of_the_whole(seed: int, start: int, cut: int, count: int) -> None:
-    whole = random_words(Key(seed, 3, 9, start), cut + count)
-    shard = random_words(Key(seed, 3, 9, start + cut), count)
+def test_a_shard_sees_its_part_of_the_whole(
+    seed: int, start: int, cut: int, count: int, bits: int
+) -> None:
+    whole = random_words(Key(seed, 3, 9, start), cut + count, bits=bits)
+    shard = random_words(Key(seed, 3, 9, start + cut), count, bits=bits)
     assert torch.equal(whole[cut:], shard)
+
+
+def test_few_bits_are_halves_of_the_words_and_many_their_upper_part() -> None:
+    words = random_words(Key(7), 20).tolist()
+    halves = [half << 16 for w in words for half in (w & 0xFFFF, w >> 16)]
+    assert random_words(Key(7), 40, bits=16).tolist() == halves
+    assert random_words(Key(7), 40, bits=5).tolist() == [h & 0xF8000000 for h in halves]
+    assert random_words(Key(7), 20, bits=20).tolist() == [w & 0xFFFFF000 for w in words]
+
+
+@given(share=st.integers(0, 255), bits=st.integers(1, 16))
+def test_the_chance_to_go_far_is_the_share_cut_to_the_bits(share: int, bits: int) -> None:
+    """Every word of ``bits`` bits once: exactly floor(share * 2^bits) of them round away."""
+    words = torch.arange(2**bits) << (32 - bits)
+    far = goes_far(torch.full(words.shape, share / 256, dtype=torch.float64), words)
+    assert int(far.sum()) == share * 2**bits // 256
 
 
 def test_seed_stream_and_step_all_matter() -> None:

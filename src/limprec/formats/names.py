@@ -13,7 +13,7 @@ from .fixed import DynamicFixedPoint, FixedPoint
 from .floating import NAMED_FLOATS, FloatingPoint, Specials
 from .groups import GROUP_PATTERN
 from .microscaling import MX_ELEMENTS, NVFP4, Microscaling
-from .rounding import Rounding, parse_rounding
+from .rounding import MAX_RANDOM_BITS, Rounding, parse_rounding
 from .scale import E8M0
 from .table import Logarithmic, Posit, TableFormat
 
@@ -34,6 +34,7 @@ _AFFINE = re.compile(rf"int(\d+)([sm]?){GROUP_PATTERN}")
 _ZEROS: dict[str, ZeroPoint] = {"": "integer", "s": "none", "m": "real"}
 _POSIT = re.compile(r"posit(\d+)(?:es(\d))?")
 _LOGARITHMIC = re.compile(r"log(\d+)\.(\d+)")
+_STOCHASTIC = re.compile(r"stochastic(\d{1,3})")
 _TABLE = re.compile(r"(\w+)\{(.*)\}")
 
 GRAMMAR = {
@@ -50,7 +51,9 @@ GRAMMAR = {
     "positB": "posit of B bits with 2 exponent bits; es1 sets those",
     "logB.F": "logarithmic numbers, B bits, F fraction bits of the logarithm",
     "LABEL{...}": "a format of one's own by its values: ternary{-1,0,1}",
-    "NAME:ROUNDING": "a format and a rounding: " + ", ".join(Rounding),
+    "NAME:ROUNDING": "a format and a rounding: "
+    + ", ".join(Rounding)
+    + "; stochastic16 with 16 random bits",
 }
 """The grammar of short names, one line a family."""
 
@@ -171,19 +174,35 @@ class Precision:
 
     format: Format
     rounding: Rounding = Rounding.NEAREST
+    random_bits: int = MAX_RANDOM_BITS
+    """Of each element's random word under ``stochastic``: the chance to round away from zero is
+    the share of the gap, cut to so many bits. 16 or fewer cost half as much to make."""
+
+    def __post_init__(self) -> None:
+        """Refuse a number of random bits out of range, or without stochastic rounding."""
+        bits, most = self.random_bits, MAX_RANDOM_BITS
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= most:
+            raise FormatError("Precision", f"{bits!r} random bits", f"give 1 to {most}")
+        if bits != most and self.rounding is not Rounding.STOCHASTIC:
+            raise FormatError(
+                "Precision", f"{bits} random bits with {self.rounding}", "round stochastically"
+            )
 
     def __str__(self) -> str:
-        """``dfx8`` or ``dfx8:stochastic``; nearest goes unsaid."""
+        """``dfx8``, ``dfx8:stochastic`` or ``dfx8:stochastic16``; nearest and 32 go unsaid."""
         if self.rounding is Rounding.NEAREST:
             return self.format.name
-        return f"{self.format.name}:{self.rounding}"
+        bits = "" if self.random_bits == MAX_RANDOM_BITS else str(self.random_bits)
+        return f"{self.format.name}:{self.rounding}{bits}"
 
 
 def parse_precision(text: str | Format | Precision) -> Precision:
-    """Return the precision of e.g. ``dfx8`` or ``e5m2:stochastic``; formats mean nearest.
+    """Return the precision of e.g. ``dfx8``, ``e5m2:stochastic`` or ``bf16:stochastic16``.
+
+    Formats alone mean nearest; a number after ``stochastic`` is that of the random bits.
 
     Raises:
-        FormatError: as ``parse_format``, and for an unknown rounding.
+        FormatError: as ``parse_format``, and for an unknown rounding or number of random bits.
     """
     if isinstance(text, Precision):
         return text
@@ -192,5 +211,17 @@ def parse_precision(text: str | Format | Precision) -> Precision:
     if not isinstance(text, str):
         raise FormatError("parse_precision", f"{text!r} is no name", f"write e.g. {_EXAMPLES}")
     name, colon, rounding = text.partition(":")
-    mode = parse_rounding(rounding.strip()) if colon else Rounding.NEAREST
-    return Precision(parse_format(name), mode)
+    plain = Precision(parse_format(name))
+    return with_rounding(plain, rounding.strip()) if colon else plain
+
+
+def with_rounding(precision: Precision, rounding: str | Rounding) -> Precision:
+    """Return a precision with another rounding: a mode, or e.g. ``stochastic16``.
+
+    Raises:
+        FormatError: for an unknown rounding or number of random bits.
+    """
+    chosen = _STOCHASTIC.fullmatch(rounding)
+    if chosen:
+        return Precision(precision.format, Rounding.STOCHASTIC, int(chosen[1]))
+    return Precision(precision.format, parse_rounding(rounding))

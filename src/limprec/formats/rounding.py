@@ -21,7 +21,12 @@ class Rounding(StrEnum):
     UP = "up"
     """To the larger neighbour."""
     STOCHASTIC = "stochastic"
-    """Away from zero with a probability equal to the fraction of the gap, to within 2^-32."""
+    """Away from zero with a probability equal to the fraction of the gap, cut to 32 bits or to a
+    chosen number of them (``Precision.random_bits``)."""
+
+
+MAX_RANDOM_BITS = 32
+"""Of one element's random word."""
 
 
 def parse_rounding(name: str) -> Rounding:

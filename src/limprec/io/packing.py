@@ -15,17 +15,18 @@ from ..formats import (
     DynamicFixedPoint,
     Format,
     Microscaling,
+    Precision,
     Rounding,
     ScalarFormat,
     ScaledFormat,
     parse_format,
-    parse_rounding,
+    with_rounding,
 )
 from ..kernels.carrier import check_carrier
 from ..kernels.codes import decode, encode
+from ..kernels.dispatch import round_to
 from ..kernels.random import Key
 from ..kernels.reference import parts
-from ..kernels.reference import quantize as _quantize
 from ..kernels.scaled import Parts, join
 
 
@@ -90,15 +91,16 @@ def pack(
     """
     fmt = parse_format(fmt) if isinstance(fmt, str) else fmt
     check_carrier(fmt, x.dtype, "pack")
-    mode = Rounding.NEAREST if rounding is None else parse_rounding(rounding)
+    nearest = Precision(fmt)
+    precision = nearest if rounding is None else with_rounding(nearest, rounding)
     key = None
-    if mode is Rounding.STOCHASTIC:
+    if precision.rounding is Rounding.STOCHASTIC:
         if seed is None:
             raise KernelError("pack", "stochastic rounding without a seed", "pass seed=0, say")
         key = Key(seed, stream, step)
     x = x.detach()
     if isinstance(fmt, ScaledFormat):
-        split = parts(x, fmt, mode, key)
+        split = parts(x, fmt, precision.rounding, key, random_bits=precision.random_bits)
         back = join(split, fmt).to(x.dtype)
         nan = back.isnan()
         wrong = nan & (not fmt.has_nan)
@@ -109,7 +111,7 @@ def pack(
     else:
         assert isinstance(fmt, ScalarFormat)
         if rounding is not None:
-            x = _quantize(x, fmt, mode, key)
+            x = round_to(x, precision, key)
         words, wrong = encode(x, fmt)
         scales = ()
     _refuse(x, wrong, fmt)

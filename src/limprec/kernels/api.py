@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import KernelError
-from ..formats import Format, Precision, Rounding, ScaledFormat, parse_precision, parse_rounding
+from ..formats import Format, Precision, Rounding, ScaledFormat, parse_precision, with_rounding
 from . import reference
 from .autograd import parse_estimator, round_through
 from .carrier import check_carrier
@@ -34,7 +34,8 @@ def quantize(
         x: float32, float64, bfloat16 or float16 tensor of any shape, empty and non-contiguous
             ones included.
         fmt: a format, a precision or a short name, e.g. ``e5m2`` or ``dfx8:stochastic``.
-        rounding: the rounding mode; None takes the one in ``fmt``, else ``nearest``.
+        rounding: the rounding mode; None takes the one in ``fmt``, else ``nearest``;
+            ``stochastic16`` takes 16 random bits an element instead of 32.
         seed: for ``stochastic``, 0 to 2^64 - 1: the bits are a function of seed, stream, step and
             row-major element index alone.
         stream: one number a tensor and role, so that tensors under one seed differ.
@@ -81,7 +82,14 @@ def quantize(
                 "give it for a format with scales, e.g. dfx8, and without gradient",
             )
         with torch.no_grad():
-            y = reference.quantize(x, precision.format, precision.rounding, key, amax=amax)
+            y = reference.quantize(
+                x,
+                precision.format,
+                precision.rounding,
+                key,
+                random_bits=precision.random_bits,
+                amax=amax,
+            )
             return y if out is None else out.copy_(y)
     if gradient is not None:
         if out is not None or backend is not Backend.AUTO:
@@ -118,4 +126,4 @@ def quantize_(
 def resolve(fmt: str | Format | Precision, rounding: str | Rounding | None) -> Precision:
     """Join a format and an optional rounding into one precision."""
     precision = parse_precision(fmt)
-    return precision if rounding is None else Precision(precision.format, parse_rounding(rounding))
+    return precision if rounding is None else with_rounding(precision, rounding)

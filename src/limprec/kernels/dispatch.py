@@ -48,5 +48,7 @@ def round_to(
         backend = Backend.TRITON
     if backend is Backend.TRITON:
         return triton.round_to(x, precision, key, out=out)
-    y = reference.quantize(x, precision.format, precision.rounding, key)
+    y = reference.quantize(
+        x, precision.format, precision.rounding, key, random_bits=precision.random_bits
+    )
     return y if out is None else out.copy_(y)

@@ -3,6 +3,8 @@
 The generator is Philox4x32 with 7 rounds (Salmon et al., "Parallel random numbers: as easy as
 1, 2, 3", SC 2011), of which 7 is the fewest that pass BigCrush. Element ``i`` of the stream takes
 word ``i % 4`` of the block whose counter is ``(i // 4, step, stream)`` under the key ``seed``.
+Where 16 random bits or fewer are asked for, the words are read as a sequence of halves, the lower
+one first: element ``i`` takes half ``i % 8`` of block ``i // 8``.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ import torch
 from torch import Tensor
 
 from ..errors import KernelError
+from ..formats import MAX_RANDOM_BITS
 
 ROUNDS = 7
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
+
+HALF_WORD = 16
+"""Up to so many random bits an element, one word serves two."""
 
 OPTIMIZER_STREAM = 2**31
 """First stream of the optimizers; a converted model's streams lie below, so that a model and an
@@ -75,20 +81,28 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[T
     return x0, x1, x2, x3
 
 
-def random_words(key: Key, count: int, device: torch.device | str = "cpu") -> Tensor:
+def random_words(
+    key: Key, count: int, device: torch.device | str = "cpu", bits: int = MAX_RANDOM_BITS
+) -> Tensor:
     """Return the random words of elements ``offset`` to ``offset + count``.
 
     Args:
         key: where to start.
         count: how many elements, 0 allowed.
         device: where the result lives.
+        bits: how many bits of each word are random, 1 to 32; they are the upper ones, the others
+            are 0.
 
     Returns:
         int64 tensor of shape ``(count,)``, values 0 to 2^32 - 1.
     """
-    first, last = key.offset // 4, (key.offset + count + 3) // 4
+    a_block = 8 if bits <= HALF_WORD else 4
+    first, last = key.offset // a_block, (key.offset + count + a_block - 1) // a_block
     block = torch.arange(first, last, dtype=torch.int64, device=device)
     step, stream = torch.full_like(block, key.step), torch.full_like(block, key.stream)
     words = torch.stack(philox((block & _MASK, block >> 32, step, stream), key.seed), dim=1)
-    start = key.offset - 4 * first
-    return words.view(-1)[start : start + count]
+    if bits <= HALF_WORD:
+        words = torch.stack((words << HALF_WORD, words), dim=2)
+    start = key.offset - a_block * first
+    taken = words.reshape(-1)[start : start + count]
+    return taken & (_MASK << (MAX_RANDOM_BITS - bits) & _MASK)

@@ -75,7 +75,10 @@ class DelayedScale:
         now = self._magnitudes(x)
         amax = self.amax(now)
         self._remember(now)
-        return reference.quantize(x, self.format, self.precision.rounding, key, amax=amax)
+        bits = self.precision.random_bits
+        return reference.quantize(
+            x, self.format, self.precision.rounding, key, random_bits=bits, amax=amax
+        )
 
     def amax(self, now: Tensor) -> Tensor:
         """Return what the next scale follows, if ``now`` are the magnitudes at hand."""
