@@ -10,15 +10,15 @@ from ..optim.base import WriteBackOptimizer
 def training_state_bits(optimizer: WriteBackOptimizer) -> dict[str, float]:
     """Return role -> bits per parameter, averaged over all parameters of an optimizer.
 
-    The roles are ``parameter``, ``gradient``, ``compensation`` or ``master``, and the optimizer's
-    states. Formats count, not the carrier that simulates them; the one scale that a tensor in
-    dynamic fixed point shares is not counted. Empty for an optimizer without parameters.
+    The roles are ``parameter``, ``gradient``, what the write-back keeps, ``compensation`` say, and
+    the optimizer's states. Formats count, not the carrier that simulates them; the one scale that a
+    tensor in dynamic fixed point shares is not counted. Empty for an optimizer without parameters.
     """
-    total: dict[str, int] = defaultdict(int)
+    total: dict[str, float] = defaultdict(float)
     count = 0
     for group in optimizer.param_groups:
         for p in group["params"]:
             count += p.numel()
-            for role, fmt in optimizer.formats_of(p).items():
-                total[role] += fmt.bits * p.numel()
+            for role, bits in optimizer.bits_of(p).items():
+                total[role] += bits * p.numel()
     return {role: bits / count for role, bits in total.items()} if count else {}

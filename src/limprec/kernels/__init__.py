@@ -2,7 +2,7 @@
 
 from .api import quantize, quantize_
 from .autograd import Estimator, round_through
-from .carrier import check_carrier, storage_format
+from .carrier import check_carrier, check_holds, dtype_format, storage_format
 from .dispatch import Backend, round_to
 from .matmul import matmul
 from .random import Key, random_words
@@ -14,6 +14,8 @@ __all__ = [
     "Estimator",
     "Key",
     "check_carrier",
+    "check_holds",
+    "dtype_format",
     "matmul",
     "quantize",
     "quantize_",

@@ -22,6 +22,12 @@ STORAGE_FORMATS: dict[torch.dtype, FloatingPoint] = {
 }
 """The format that a dtype stores; each of these dtypes is also a carrier."""
 
+_DTYPE_FORMATS: dict[torch.dtype, FloatingPoint] = STORAGE_FORMATS | {
+    dtype: fmt
+    for dtype, name in {torch.float8_e4m3fn: "e4m3", torch.float8_e5m2: "e5m2"}.items()
+    if isinstance(fmt := parse_format(name), FloatingPoint)
+}
+
 
 def storage_format(dtype: torch.dtype, operation: str) -> FloatingPoint:
     """Return the format of a dtype.
@@ -39,7 +45,22 @@ def storage_format(dtype: torch.dtype, operation: str) -> FloatingPoint:
         ) from None
 
 
-@lru_cache(maxsize=1024)
+def dtype_format(dtype: torch.dtype, operation: str) -> FloatingPoint:
+    """Return the format of what a dtype keeps in memory: a carrier's, or that of a float8 dtype.
+
+    Raises:
+        KernelError: for another dtype.
+    """
+    try:
+        return _DTYPE_FORMATS[dtype]
+    except KeyError:
+        raise KernelError(
+            operation,
+            f"{dtype} keeps no format",
+            "use float32, float64, bfloat16, float16, float8_e4m3fn or float8_e5m2",
+        ) from None
+
+
 def check_carrier(fmt: Format, dtype: torch.dtype, operation: str) -> None:
     """Refuse a carrier that cannot hold every value of a format.
 
@@ -47,7 +68,14 @@ def check_carrier(fmt: Format, dtype: torch.dtype, operation: str) -> None:
         FormatError: if ``fmt`` has more significant bits, larger or smaller values than ``dtype``.
         KernelError: if the dtype is no carrier at all.
     """
-    carrier = storage_format(dtype, operation)
+    storage_format(dtype, operation)
+    check_holds(fmt, dtype, operation)
+
+
+@lru_cache(maxsize=1024)
+def check_holds(fmt: Format, dtype: torch.dtype, operation: str) -> None:
+    """Refuse a dtype that cannot keep every value of a format; as ``check_carrier``, and float8."""
+    carrier = dtype_format(dtype, operation)
     short = str(dtype).removeprefix("torch.")
     problem = None
     if fmt.significant_bits > carrier.significant_bits:

@@ -1,6 +1,20 @@
-"""Optimizers for parameters of few bits, one a file; ``writeback`` holds the strategies."""
+"""Optimizers for parameters of few bits, one a file; ``kernels.steps`` holds the write-backs."""
 
+from ..kernels.steps import WriteBack
+from .adam import Adam, AdamW
+from .lion import Lion
+from .rmsprop import RMSprop
 from .sgd import SGD
-from .writeback import UpdateEvent, WriteBack
+from .storage import StorageOptions
+from .writeback import UpdateEvent
 
-__all__ = ["SGD", "UpdateEvent", "WriteBack"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Lion",
+    "RMSprop",
+    "StorageOptions",
+    "UpdateEvent",
+    "WriteBack",
+]

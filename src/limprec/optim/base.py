@@ -1,48 +1,89 @@
-"""What all optimizers share: formats of parameters and states, keys, write-back, checkpoints."""
+"""What all optimizers share: one mechanism from gradients to stored parameters."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ..errors import LimprecError, OptimizerError
-from ..formats import Format, Precision, Rounding, parse_precision
-from ..kernels import Key, check_carrier, round_to, storage_format
+from ..formats import Format, Precision, parse_precision
+from ..kernels import dtype_format
 from ..kernels.random import OPTIMIZER_STREAM
-from ..nn.tags import plan_of
-from .writeback import (
-    Observer,
+from ..kernels.steps import (
+    STREAMS_PER_PARAMETER,
+    Flag,
+    Rule,
+    Slots,
+    StepKey,
+    StepSpec,
     Storage,
-    UpdateEvent,
     WriteBack,
     carry_name,
+    computing_dtype,
+    exact,
     first_rounding,
-    parse_write_back,
-    write_back,
+    states,
+    step,
 )
+from ..kernels.steps.reference import step as reference_step
+from ..nn.tags import plan_of
+from .shards import Shard, shard_of
+from .storage import (
+    DEFAULTS,
+    PLAN,
+    StorageOptions,
+    carry_storage,
+    element_bits,
+    parameter_storage,
+    state_storage,
+)
+from .writeback import Observer, UpdateEvent, parse_write_back
 
-FormatLike = str | Format | Precision | None
-PLAN = "plan"
-_PARAMETER, _CARRY, _FIRST_STATE = 0, 1, 2
-_STREAMS_PER_PARAMETER = 8
+SCALE = "_scale"
+"""Ends the name of the tensor with the scales of a state in blocks."""
+
+
+class Kept(NamedTuple):
+    """How everything of one parameter is kept; the same for every step."""
+
+    parameter: Storage
+    carry: Storage | None
+    states: tuple[Storage, ...]
 
 
 class WriteBackOptimizer(Optimizer):
-    """Base of the optimizers: a subclass computes the update, this class stores the result.
+    """Base of the optimizers: a subclass says the rule and its numbers, the steps do the rest.
 
-    Every group may have its own options; see ``SGD`` for their meaning. The random state is the
-    group's ``seed`` and ``steps``, both in ``state_dict``.
+    Every group may have its own options; see ``StorageOptions`` for those that all optimizers
+    take. The random state is the group's ``seed`` and ``steps``, both in ``state_dict``.
+
+    A subclass sets ``rule`` and implements ``_flags`` and ``_scalars``; one whose update is no
+    element-wise formula takes ``Rule.ADD`` and implements ``_direction`` too.
     """
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        """Round the parameters into their formats and make the carries."""
+    rule: ClassVar[Rule]
+
+    def __init__(
+        self, params: ParamsT, defaults: dict[str, Any], storage: StorageOptions | None = None
+    ) -> None:
+        """Round the parameters into their formats and make what the write-back keeps."""
+        unknown = set(storage or {}) - set(DEFAULTS)
+        if unknown:
+            raise OptimizerError(
+                type(self).__name__,
+                f"unknown option {', '.join(sorted(unknown))}",
+                "use " + ", ".join(DEFAULTS),
+            )
         self._observers: list[Observer] = []
-        super().__init__(params, {**defaults, "steps": 0})
+        self._kept: dict[Tensor, Kept] = {}
+        self._specs: dict[tuple[Any, ...], StepSpec] = {}
+        super().__init__(params, {**defaults, **DEFAULTS, **(storage or {}), "steps": 0})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its parameters are rounded into their formats here."""
@@ -50,82 +91,238 @@ class WriteBackOptimizer(Optimizer):
         group = self.param_groups[-1]
         try:
             self._check_group(group)
-            storages = [self._storage(p, group) for p in group["params"]]
+            kept = {p: self._storages(p, group) for p in group["params"]}
         except LimprecError:
             self.param_groups.pop()  # no state half-changed
             raise
-        first = sum(len(g["params"]) for g in self.param_groups[:-1])
-        for index, (p, storage) in enumerate(zip(group["params"], storages, strict=True), first):
-            wide = p.detach().to(_computing_dtype(p))
-            key = self._key(group, index, _CARRY, storage.compensation)
-            carry = first_rounding(p.detach(), wide, storage, key)
-            if carry is not None:
-                name = carry_name(storage.strategy)
-                assert name is not None
-                self.state[p][name] = carry
+        self._kept.update(kept)
+        self.refresh(group["params"])
 
-    def formats_of(self, p: Tensor) -> dict[str, Format]:
-        """Return the format of everything that training keeps for one parameter of a group.
+    # What the parameters are
 
-        Returns:
-            ``parameter``, ``gradient`` (the plan's where the layer was converted, else that of
-            the dtype), ``compensation`` or ``master``, and the states by their names.
+    @torch.no_grad()
+    def refresh(self, params: Iterable[Tensor] | None = None) -> None:
+        """Take the parameters as they are now: round them, and make anew what lies beside them.
+
+        For parameters that were changed after the optimizer was made, e.g. by loading a model.
+        """
+        chosen = None if params is None else set(params)
+        for index, p, group in self._enumerate():
+            if chosen is None or p in chosen:
+                self._store(p, shard_of(p).local.to(computing_dtype(p)), group, index)
+
+    def full_precision_state_dict(self, model: torch.nn.Module | None = None) -> dict[str, Tensor]:
+        """Return what is known of every parameter, in float32 (float64 for float64 parameters).
+
+        A compensation is added to its parameter, a full-precision copy or joined halves stand for
+        it. The tensors are copies.
+
+        Args:
+            model: gives the names; the rest of its state dict is copied as it is. Without it, the
+                optimizer must have been made from ``model.named_parameters()``.
+
+        Raises:
+            OptimizerError: if there are no names.
+        """
+        result = {}
+        if model is not None:
+            result = {n: t.detach().clone() for n, t in model.state_dict().items()}
+        for name, p in self._named(model):
+            result[name] = self.exact(p)
+        return result
+
+    @torch.no_grad()
+    def load_full_precision_state_dict(
+        self, state: Mapping[str, Tensor], model: torch.nn.Module | None = None
+    ) -> None:
+        """Take parameters from a full-precision checkpoint; what rounding takes is kept beside.
+
+        Args:
+            state: names and tensors, as ``full_precision_state_dict`` gives or any fp32 checkpoint
+                of the model; names of no parameter are left to ``model``.
+            model: gives the names, and takes its other entries (buffers) from ``state`` too.
+
+        Raises:
+            OptimizerError: for a parameter that is missing or of another shape; nothing is changed.
+        """
+        named = dict(self._named(model))
+        for name, p in named.items():
+            if name not in state or state[name].shape != p.shape:
+                found = f"of shape {tuple(state[name].shape)}" if name in state else "missing"
+                raise OptimizerError(
+                    "load_full_precision_state_dict",
+                    f"{name} is {found}",
+                    f"give a checkpoint of this model, {name} of shape {tuple(p.shape)}",
+                )
+        places = {p: (index, group) for index, p, group in self._enumerate()}
+        if model is not None:
+            others = {n: t for n, t in state.items() if n not in named}
+            model.load_state_dict(others, strict=False)
+        for name, p in named.items():
+            index, group = places[p]
+            shard = shard_of(p)
+            value = shard.cut(state[name]).to(shard.local.device, computing_dtype(p))
+            self._store(p, value, group, index)
+
+    @torch.no_grad()
+    def exact(self, p: Tensor) -> Tensor:
+        """Return a copy of all that is known of one parameter, in the computing dtype.
 
         Raises:
             OptimizerError: if ``p`` is no parameter of this optimizer.
         """
-        for group in self.param_groups:
-            if any(p is q for q in group["params"]):
-                break
-        else:
-            raise OptimizerError("formats_of", "not a parameter of this optimizer", "give one")
-        storage, plan = self._storage(p, group), plan_of(p)
-        gradient = plan.gradient.format if plan else storage_format(p.dtype, "formats_of")
-        formats: dict[str, Format] = {"parameter": storage.precision.format, "gradient": gradient}
-        if storage.strategy is WriteBack.KAHAN:
-            formats["compensation"] = storage.compensation.format
-        if storage.strategy is WriteBack.MASTER:
-            formats["master"] = storage_format(_computing_dtype(p), "formats_of")
-        state_format = self._role(p, group, "state_format", "momentum").format
-        return {**formats, **dict.fromkeys(self._states(group), state_format)}
+        spec = self._spec(p, self._group_of(p))
+        carry = self._carry(p, spec.strategy)
+        here = p if carry is None or carry.device == p.device else p.to(carry.device)
+        return exact(here.detach(), carry, spec, computing_dtype(p)).to(p.device, copy=True)
+
+    def formats_of(self, p: Tensor) -> dict[str, Format]:
+        """Return the format of everything that training keeps for one parameter.
+
+        Returns:
+            ``parameter``, ``gradient`` (the plan's where the layer was converted, else that of
+            the dtype), what the write-back keeps (``compensation``, ``pending``, ``master``), and
+            the states by their names. A compensation in ulps and the low bits of a split
+            parameter are counted, not formatted: see ``bits_of``.
+
+        Raises:
+            OptimizerError: if ``p`` is no parameter of this optimizer.
+        """
+        kept, named, plan = self._kept_of(p), self._storages_by_name(p), plan_of(p)
+        gradient = plan.gradient.format if plan else dtype_format(p.dtype, "formats_of")
+        formats: dict[str, Format] = {"parameter": kept.parameter.format, "gradient": gradient}
+        counted = kept.carry is not None and (kept.carry.ulp_bits or _is_half(kept.carry))
+        for name, storage in named.items():
+            if not (counted and storage is kept.carry):
+                formats[name] = storage.format
+        return formats
+
+    def bits_of(self, p: Tensor) -> dict[str, float]:
+        """Return the bits an element of everything that training keeps for one parameter.
+
+        Keys are those of ``formats_of``, and ``compensation`` or ``low_bits`` where those have no
+        format; scales of blocks are counted in.
+        """
+        bits = {role: float(fmt.bits) for role, fmt in self.formats_of(p).items()}
+        return bits | {n: element_bits(s) for n, s in self._storages_by_name(p).items()}
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Call ``observer(parameter, event)`` after each write-back; return what stops it."""
         self._observers.append(observer)
         return lambda: self._observers.remove(observer)
 
+    # Stepping
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Do one step; parameters without a gradient are left alone.
 
         A NaN or infinite gradient propagates into the parameter: nothing is silently eaten.
+
+        Raises:
+            OptimizerError: for a sparse or complex gradient, before anything is changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        index = 0
-        for group in self.param_groups:
-            group["steps"] += 1
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._step_one(p, group, index)
-                index += 1
+        self._step_all()
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint: copies of its tensors, in the dtype that they were saved in.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _step_all(self) -> None:
+        """Step every parameter that has a gradient; one kernel call, opaque to the compiler."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and (p.grad.layout != torch.strided or p.grad.is_complex()):
+                    raise OptimizerError(
+                        type(self).__name__,
+                        f"a gradient that is {p.grad.layout}, {p.grad.dtype}",
+                        "give dense gradients of real numbers",
+                    )
+        start = 0
+        for group in self.param_groups:
+            group["steps"] += 1
+            params = [(i, p) for i, p in enumerate(group["params"], start) if p.grad is not None]
+            start += len(group["params"])
+            self._step_group(group, params)
 
-        ``Optimizer.load_state_dict`` alone would recast them to the parameter's dtype, or share
-        them with the checkpoint.
-        """
-        super().load_state_dict(state_dict)
-        saved = [i for g in state_dict["param_groups"] for i in g["params"]]
-        params = [p for g in self.param_groups for p in g["params"]]
-        for number, p in zip(saved, params, strict=True):
-            for name, value in state_dict["state"].get(number, {}).items():
-                if isinstance(value, Tensor):
-                    self.state[p][name] = value.detach().to(p.device, copy=True)
+    def _step_group(self, group: dict[str, Any], params: list[tuple[int, Tensor]]) -> None:
+        """Step some parameters of a group; the group's steps are counted already."""
+        flags, strategy = self._flags(group), WriteBack(group["writeback"])
+        batches: dict[tuple[StepSpec, int], tuple[list[Slots], list[StepKey]]]
+        batches = defaultdict(lambda: ([], []))
+        visits: list[tuple[Tensor, Tensor]] = []
+        for index, p in params:
+            spec = self._spec(p, group, flags)
+            state = self.state[p]
+            count = state["step"] = state.get("step", 0) + 1
+            slots, key = self._slots(p, group, index, spec, strategy, visits)
+            if self._observers:
+                self._observed(p, spec, slots, self._scalars(group, count), key)
+                continue
+            slots_list, keys = batches[spec, count]
+            slots_list.append(slots)
+            keys.append(key)
+        for (spec, count), (slots_list, keys) in batches.items():
+            step(spec, slots_list, self._scalars(group, count), keys)
+        for home, visitor in visits:
+            home.copy_(visitor)
+
+    def _slots(
+        self,
+        p: Tensor,
+        group: dict[str, Any],
+        index: int,
+        spec: StepSpec,
+        strategy: WriteBack,
+        visits: list[tuple[Tensor, Tensor]],
+    ) -> tuple[Slots, StepKey]:
+        """Collect one parameter's tensors; a carry kept elsewhere is brought over for a visit."""
+        state = self.state[p]
+        names = states(spec.rule, spec.flags)
+        if names and names[-1] not in state:
+            self._make_states(p, names, spec)
+        shard = shard_of(p)
+        assert p.grad is not None
+        grad = shard_of(p.grad).local
+        carry = self._carry(p, strategy)
+        if carry is not None and carry.device != shard.local.device:
+            home, carry = carry, carry.to(shard.local.device)
+            visits.append((home, carry))
+        key = self._key(group, index, shard)
+        direction = self._direction(p, group, key)
+        slots = Slots(
+            shard.local,
+            grad if direction is None else direction,
+            carry,
+            tuple(shard_of(state[name]).local for name in names),
+            tuple(state.get(name + SCALE) for name in names),
+        )
+        return slots, key
+
+    def _observed(
+        self, p: Tensor, spec: StepSpec, slots: Slots, scalars: tuple[float, ...], key: StepKey
+    ) -> None:
+        before = slots.p.clone(), None if slots.carry is None else slots.carry.clone()
+        update = reference_step(spec, slots, scalars, key)
+        event = UpdateEvent(update, before[0], slots.p.detach(), before[1], slots.carry)
+        for observer in self._observers:
+            observer(p, event)
+
+    # What a subclass says
+
+    def _flags(self, group: dict[str, Any]) -> Flag:
+        """Return what the rule includes under a group's options."""
+        raise NotImplementedError
+
+    def _scalars(self, group: dict[str, Any], count: int) -> tuple[float, ...]:
+        """Return the rule's numbers (``SCALARS``) for a parameter's step number ``count``."""
+        raise NotImplementedError
+
+    def _direction(self, p: Tensor, group: dict[str, Any], key: StepKey) -> Tensor | None:
+        """Return what stands for the gradient where the update is no element-wise formula."""
+        return None
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Check and normalise a group's options; subclasses add theirs."""
@@ -135,97 +332,151 @@ class WriteBackOptimizer(Optimizer):
             if not (math.isfinite(value) and value >= 0):
                 raise OptimizerError(type(self).__name__, f"{option} is {value}", "give 0 or more")
         seed = group["seed"]
-        if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise OptimizerError(
                 type(self).__name__, f"seed is {seed!r}", "give an integer from 0 to 2^63 - 1"
             )
-        for option in ("format", "state_format", "compensation_format"):
-            if group[option] is not None and group[option] != PLAN:
-                group[option] = str(parse_precision(group[option]))
-
-    def _step_one(self, p: Tensor, group: dict[str, Any], index: int) -> None:
-        storage = self._storage(p, group)
-        update = self._update(p, group, index)
-        name = carry_name(storage.strategy)
-        carry = self.state[p][name] if name else None
-        before = (p.clone(), None if carry is None else carry.clone()) if self._observers else None
-        stochastic = Precision(storage.precision.format, Rounding.STOCHASTIC)
-        write_back(
-            p,
-            update,
-            carry,
-            storage,
-            self._key(group, index, _PARAMETER, stochastic),
-            self._key(group, index, _CARRY, storage.compensation),
-        )
-        if before is not None:
-            event = UpdateEvent(update, before[0], p.detach(), before[1], carry)
-            for observer in self._observers:
-                observer(p, event)
-
-    def _update(self, p: Tensor, group: dict[str, Any], index: int) -> Tensor:
-        """Return what is to be added to ``p``, in the computing dtype; keep the states."""
-        raise NotImplementedError
-
-    def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """Return the names of the states that ``_update`` keeps under a group's options."""
-        raise NotImplementedError
-
-    def _store_state(
-        self, p: Tensor, group: dict[str, Any], index: int, name: str, value: Tensor
-    ) -> Tensor:
-        """Round a state into its format, keep it, and return it in the computing dtype."""
-        precision = self._role(p, group, "state_format", "momentum")
-        place = _FIRST_STATE + self._states(group).index(name)
-        key = self._key(group, index, place, precision)
-        rounded = round_to(value, precision, key)
-        state = self.state[p]
-        if name in state:
-            state[name].copy_(rounded)
+        for option in ("format", "compensation_format"):
+            group[option] = _text(group[option])
+        given = group["state_format"]
+        if isinstance(given, Mapping):
+            group["state_format"] = {name: _text(fmt) for name, fmt in given.items()}
         else:
-            state[name] = rounded.to(p.dtype, copy=True)
-        return rounded
+            group["state_format"] = _text(given)
 
-    def _storage(self, p: Tensor, group: dict[str, Any]) -> Storage:
-        precision = self._role(p, group, "format", None)
-        compensation = self._role(p, group, "compensation_format", "compensation")
-        if group["compensation_rounding"] is not None:
-            compensation = parse_precision(
-                f"{compensation.format}:{group['compensation_rounding']}"
+    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """Return the names of the states under a group's options, scales not counted."""
+        return states(self.rule, self._flags(group))
+
+    # How it is done
+
+    def _enumerate(self) -> Iterable[tuple[int, Tensor, dict[str, Any]]]:
+        index = 0
+        for group in self.param_groups:
+            for p in group["params"]:
+                yield index, p, group
+                index += 1
+
+    def _group_of(self, p: Tensor) -> dict[str, Any]:
+        for group in self.param_groups:
+            if any(p is q for q in group["params"]):
+                return group
+        raise OptimizerError(type(self).__name__, "not a parameter of this optimizer", "give one")
+
+    def _kept_of(self, p: Tensor) -> Kept:
+        self._group_of(p)
+        return self._kept[p]
+
+    def _storages_by_name(self, p: Tensor) -> dict[str, Storage]:
+        """Return the storages of what is kept beside a parameter, by the names in its state."""
+        group, kept = self._group_of(p), self._kept_of(p)
+        named: dict[str, Storage] = {}
+        name = carry_name(WriteBack(group["writeback"]))
+        if name is not None and kept.carry is not None:
+            named[name] = kept.carry
+        return named | dict(zip(self._state_names(group), kept.states, strict=True))
+
+    def _storages(self, p: Tensor, group: dict[str, Any]) -> Kept:
+        if p.is_complex() or not p.is_floating_point():
+            raise OptimizerError(
+                type(self).__name__, f"a parameter of {p.dtype}", "give floating-point parameters"
             )
-        strategy = parse_write_back(group["writeback"])
-        return Storage(precision, compensation, strategy, group["strict"])
+        parameter = parameter_storage(p, group)
+        names = self._state_names(group)
+        unknown = isinstance(group["state_format"], Mapping) and set(group["state_format"]) - {
+            *names
+        }
+        if unknown:
+            raise OptimizerError(
+                "state_format",
+                f"no state {', '.join(sorted(unknown))}",
+                f"{type(self).__name__} keeps {', '.join(names) or 'none'}",
+            )
+        return Kept(
+            parameter,
+            carry_storage(p, group),
+            tuple(state_storage(p, group, name) for name in names),
+        )
 
-    def _role(self, p: Tensor, group: dict[str, Any], option: str, role: str | None) -> Precision:
-        """Return the precision of the parameter (role None) or of a tensor beside it.
+    def _spec(self, p: Tensor, group: dict[str, Any], flags: Flag | None = None) -> StepSpec:
+        kept = self._kept[p]
+        flags = self._flags(group) if flags is None else flags
+        key = (flags, id(kept), group["writeback"], group["strict"])
+        spec = self._specs.get(key)
+        if spec is None:
+            names = states(self.rule, flags)
+            if len(names) != len(kept.states):  # an option was changed on the way
+                kept = self._kept[p] = self._storages(p, group)
+                key = (flags, id(kept), group["writeback"], group["strict"])
+            strategy = WriteBack(group["writeback"])
+            spec = StepSpec(
+                self.rule, flags, kept.states, kept.parameter, strategy, kept.carry, group["strict"]
+            )
+            # One object for equal specs: batches are looked up by it.
+            spec = self._specs.setdefault(("spec", spec), spec)
+            self._specs[key] = spec
+        return spec
 
-        In order: the group's option, the plan's word on the role, the parameter's own format.
-        """
-        given = group[option]
-        from_plan = group["format"] == PLAN
-        plan = plan_of(p) if from_plan or given == PLAN else None
-        if given is not None and given != PLAN:
-            precision = parse_precision(given)
-        elif plan is not None and role is None:
-            precision = plan.parameter
-        elif plan is not None and (named := getattr(plan, str(role))) is not None:
-            precision = named
-        elif role is not None:
-            return Precision(self._role(p, group, "format", None).format)
-        else:
-            precision = Precision(storage_format(p.dtype, type(self).__name__))
-        check_carrier(precision.format, p.dtype, f"{type(self).__name__}: {option}")
-        return precision
+    def _key(self, group: dict[str, Any], index: int, shard: Shard) -> StepKey:
+        stream = OPTIMIZER_STREAM + index * STREAMS_PER_PARAMETER
+        return StepKey(group["seed"], stream, group["steps"], shard.offset)
 
-    def _key(
-        self, group: dict[str, Any], index: int, place: int, precision: Precision
-    ) -> Key | None:
-        if precision.rounding is not Rounding.STOCHASTIC:
-            return None
-        stream = OPTIMIZER_STREAM + index * _STREAMS_PER_PARAMETER + place
-        return Key(group["seed"], stream, group["steps"])
+    def _carry(self, p: Tensor, strategy: WriteBack) -> Tensor | None:
+        name = carry_name(strategy)
+        return None if name is None else shard_of(self.state[p][name]).local
+
+    def _make_states(self, p: Tensor, names: tuple[str, ...], spec: StepSpec) -> None:
+        state = self.state[p]
+        for name, storage in zip(names, spec.states, strict=True):
+            if name in state:
+                continue
+            if storage.in_blocks:
+                local = shard_of(p).local
+                blocks = -(-local.numel() // 32)
+                state[name] = torch.zeros(local.shape, dtype=storage.dtype, device=local.device)
+                state[name + SCALE] = torch.zeros(blocks, dtype=torch.uint8, device=local.device)
+            else:
+                state[name] = torch.zeros_like(p, dtype=storage.dtype, requires_grad=False)
+
+    def _store(self, p: Tensor, value: Tensor, group: dict[str, Any], index: int) -> None:
+        """Round a value into a parameter and keep what that takes."""
+        spec, shard = self._spec(p, group), shard_of(p)
+        key = self._key(group, index, shard)
+        place = key.at(1) if spec.carry is not None and spec.carry.is_random else None
+        carry = first_rounding(shard.local.detach(), value, spec, place)
+        if carry is not None:
+            name = carry_name(spec.strategy)
+            assert name is not None
+            self.state[p][name] = carry.cpu() if group["offload"] else shard.like(p, carry)
+
+    def _named(self, model: torch.nn.Module | None) -> Iterable[tuple[str, Tensor]]:
+        mine = {p for group in self.param_groups for p in group["params"]}
+        if model is not None:
+            return [(name, p) for name, p in model.named_parameters() if p in mine]
+        if not all("param_names" in group for group in self.param_groups):
+            raise OptimizerError(
+                "full precision", "the parameters have no names", "pass the model they are of"
+            )
+        return [
+            (name, p)
+            for group in self.param_groups
+            for name, p in zip(group["param_names"], group["params"], strict=True)
+        ]
 
 
-def _computing_dtype(p: Tensor) -> torch.dtype:
-    """Return the dtype of the arithmetic: float64 for float64 parameters, else float32."""
-    return torch.float64 if p.dtype == torch.float64 else torch.float32
+def _is_half(storage: Storage) -> bool:
+    return storage.dtype == torch.int16 and not storage.ulp_bits
+
+
+def _text(given: Any) -> Any:
+    """Return a format option as text, so that it is good for a checkpoint; checks it."""
+    if given is None or given == PLAN or given == "mxfp8":
+        return given
+    if isinstance(given, Precision):
+        text = str(given)
+        return text if ":" in text else f"{text}:{given.rounding}"
+    if isinstance(given, str) and given.partition(":")[0] in ("ulp8", "ulp16"):
+        parse_precision("fp32:" + (given.partition(":")[2] or "nearest"))
+        return given
+    precision = parse_precision(given)
+    return given if isinstance(given, str) else str(precision)

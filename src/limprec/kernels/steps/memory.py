@@ -1,0 +1,113 @@
+"""Reading and writing what is kept between steps: values in the computing dtype and real bits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...errors import KernelError
+from ...formats import FixedPoint, FloatingPoint, Format, Microscaling
+from ..dispatch import round_to
+from ..elements import in_steps, power_of_two, round_to_integers
+from ..random import Key, random_words
+from ..reference import parts
+from ..scaled import Parts, join
+from .spec import Storage
+
+E8M0_BIAS = 127
+FINEST_UNIT = -126
+"""Exponent below which the units of a compensation in ulps get no finer: its inverse is float32."""
+
+
+def read(kept: Tensor, scale: Tensor | None, storage: Storage, dtype: torch.dtype) -> Tensor:
+    """Return the values of a state, in the shape of its tensor and in ``dtype``.
+
+    Args:
+        kept: its memory, in ``storage.dtype``.
+        scale: one e8m0 byte a flat block of it, None where the storage is not in blocks.
+        storage: how it is kept.
+        dtype: the computing dtype.
+    """
+    if not storage.in_blocks:
+        return kept.to(dtype)
+    assert scale is not None
+    exponent = scale.to(torch.int64) - E8M0_BIAS  # 255 is NaN, as is MX_NAN
+    flat = join(Parts(kept.reshape(-1).to(torch.float32), (exponent,)), storage.format)  # type: ignore[arg-type]
+    return flat.to(dtype).view(kept.shape)
+
+
+def write(
+    kept: Tensor, scale: Tensor | None, value: Tensor, storage: Storage, key: Key | None
+) -> None:
+    """Round values into a state's memory, in place; arguments as for ``read``.
+
+    Blocks run over the flattened tensor. NaN stays; a block with a NaN or an infinity is NaN.
+    """
+    precision = storage.precision
+    if not storage.in_blocks:
+        kept.copy_(round_to(value, precision, key))
+        return
+    assert scale is not None
+    fmt = precision.format
+    assert isinstance(fmt, Microscaling)
+    flat = value.reshape(-1)
+    elements, (exponent,) = parts(
+        flat, fmt, precision.rounding, key, random_bits=precision.random_bits
+    )
+    if storage.above_zero:
+        least = torch.full((), fmt.element.smallest, dtype=elements.dtype, device=flat.device)
+        elements = torch.where((elements == 0) & (flat > 0), least, elements)
+    kept.copy_(elements.to(kept.dtype).view(kept.shape))
+    scale.copy_(exponent + E8M0_BIAS)
+
+
+def ulp_exponent(p: Tensor, fmt: Format) -> Tensor:
+    """Return the exponent of the distance between neighbours of ``p`` upwards in its format, int64.
+
+    Args:
+        p: values of the format.
+        fmt: floating point or fixed point.
+
+    Raises:
+        KernelError: for another family of formats.
+    """
+    if isinstance(fmt, FixedPoint):
+        return torch.full(p.shape, -fmt.fraction_bits, dtype=torch.int64, device=p.device)
+    if not isinstance(fmt, FloatingPoint):
+        raise KernelError("ulp", f"{fmt} has no ulp of its own", "use floating or fixed point")
+    finite = torch.where(p.isfinite(), p, 0.0).to(torch.float64)
+    exponent = torch.frexp(finite).exponent.to(torch.int64) - 1
+    exponent = torch.where(finite == 0, fmt.min_exponent, exponent).clamp(min=fmt.min_exponent)
+    below = fmt.min_exponent if not fmt.subnormals else fmt.min_exponent - fmt.mantissa_bits
+    small = finite.abs() < fmt.smallest_normal
+    return torch.where(small, below, exponent - fmt.mantissa_bits)
+
+
+def read_ulps(kept: Tensor, p: Tensor, storage: Storage, dtype: torch.dtype) -> Tensor:
+    """Return a compensation kept in units of ulp(p) / 2^ulp_bits; ``p`` as stored beside it."""
+    unit = power_of_two(_unit_exponent(p, storage))
+    return (kept.to(torch.float64) * unit).to(dtype)
+
+
+def write_ulps(kept: Tensor, p: Tensor, rest: Tensor, storage: Storage, key: Key | None) -> None:
+    """Round ``rest`` to units of ulp(p) / 2^ulp_bits, saturating; NaN becomes 0.
+
+    Args:
+        kept: the memory: int8 or int16, in place.
+        p: the parameter as just stored.
+        rest: what its rounding took.
+        storage: how the compensation is kept.
+        key: random key, needed where it is rounded stochastically.
+    """
+    precision = storage.precision
+    words = None
+    if key is not None and storage.is_random:
+        words = random_words(key, rest.numel(), rest.device, precision.random_bits).view(rest.shape)
+    units = in_steps(torch.nan_to_num(rest.to(torch.float64)), _unit_exponent(p, storage))
+    most = 2 ** (storage.ulp_bits - 1)
+    codes = round_to_integers(units, precision.rounding, words).clamp(-most, most - 1)
+    kept.copy_(codes)
+
+
+def _unit_exponent(p: Tensor, storage: Storage) -> Tensor:
+    return (ulp_exponent(p, storage.format) - storage.ulp_bits).clamp(min=FINEST_UNIT)
