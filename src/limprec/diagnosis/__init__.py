@@ -1,5 +1,6 @@
 """Where updates and gradients get lost."""
 
+from .frozen import FrozenMeter, FrozenParameter
 from .updates import UpdateMeter
 
-__all__ = ["UpdateMeter"]
+__all__ = ["FrozenMeter", "FrozenParameter", "UpdateMeter"]

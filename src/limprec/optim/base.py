@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,9 +30,12 @@ from ..kernels.steps import (
     first_rounding,
     states,
     step,
+    wide,
 )
 from ..kernels.steps.reference import step as reference_step
 from ..nn.tags import plan_of
+from .checkpoints import SCALE, Kept, read_checkpoint
+from .release import GradientRelease
 from .shards import Shard, shard_of
 from .storage import (
     DEFAULTS,
@@ -45,16 +48,8 @@ from .storage import (
 )
 from .writeback import Observer, UpdateEvent, parse_write_back
 
-SCALE = "_scale"
-"""Ends the name of the tensor with the scales of a state in blocks."""
-
-
-class Kept(NamedTuple):
-    """How everything of one parameter is kept; the same for every step."""
-
-    parameter: Storage
-    carry: Storage | None
-    states: tuple[Storage, ...]
+BLOCK = 32
+"""Elements of a state's block."""
 
 
 class WriteBackOptimizer(Optimizer):
@@ -81,8 +76,9 @@ class WriteBackOptimizer(Optimizer):
                 "use " + ", ".join(DEFAULTS),
             )
         self._observers: list[Observer] = []
+        self._release: GradientRelease | None = None
         self._kept: dict[Tensor, Kept] = {}
-        self._specs: dict[tuple[Any, ...], StepSpec] = {}
+        self._specs: dict[Any, StepSpec] = {}
         super().__init__(params, {**defaults, **DEFAULTS, **(storage or {}), "steps": 0})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -211,6 +207,42 @@ class WriteBackOptimizer(Optimizer):
         self._observers.append(observer)
         return lambda: self._observers.remove(observer)
 
+    def release_gradients(self) -> Callable[[], None]:
+        """Step each parameter inside the backward pass, as soon as its gradient is there.
+
+        The gradient is freed at once, so that only one is alive at a time. ``step`` then only ends
+        the iteration; the bits are those of plain stepping. Gradient clipping, accumulation and a
+        gradient scaler need all gradients together and raise ``OptimizerError``.
+
+        Returns:
+            What ends it.
+
+        Raises:
+            OptimizerError: if gradients are released already.
+        """
+        if self._release is not None:
+            raise OptimizerError(
+                "release_gradients", "gradients are released already", "call it once"
+            )
+        self._release = release = GradientRelease(self)
+
+        def stop() -> None:
+            release.remove()
+            self._release = None
+
+        return stop
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """What a gradient scaler asks before it steps: whether it may leave unscaling to us."""
+        if self._release is not None:
+            raise OptimizerError(
+                "gradient release",
+                "a gradient scaler",
+                "scale without release_gradients(): gradients are gone before they are unscaled",
+            )
+        return False
+
     # Stepping
 
     @torch.no_grad()
@@ -226,7 +258,10 @@ class WriteBackOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._step_all()
+        if self._release is not None:
+            self._release.end_iteration()
+        else:
+            self._step_all()
         return loss
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -281,8 +316,8 @@ class WriteBackOptimizer(Optimizer):
         """Collect one parameter's tensors; a carry kept elsewhere is brought over for a visit."""
         state = self.state[p]
         names = states(spec.rule, spec.flags)
-        if names and names[-1] not in state:
-            self._make_states(p, names, spec)
+        if not state.keys() >= self._kept[p].states.keys():
+            self._make_states(p, self._kept[p].states)
         shard = shard_of(p)
         assert p.grad is not None
         grad = shard_of(p.grad).local
@@ -302,7 +337,7 @@ class WriteBackOptimizer(Optimizer):
         return slots, key
 
     def _observed(
-        self, p: Tensor, spec: StepSpec, slots: Slots, scalars: tuple[float, ...], key: StepKey
+        self, p: Tensor, spec: StepSpec, slots: Slots, scalars: Sequence[float], key: StepKey
     ) -> None:
         before = slots.p.clone(), None if slots.carry is None else slots.carry.clone()
         update = reference_step(spec, slots, scalars, key)
@@ -310,13 +345,39 @@ class WriteBackOptimizer(Optimizer):
         for observer in self._observers:
             observer(p, event)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint of this optimizer, or of its namesake in torch.optim.
+
+        Tensors are copied, and keep the bits and the dtype that they were saved in; states of
+        torch.optim are rounded to nearest into the storages of this optimizer, which keeps its own
+        options and what lies beside its parameters. Load the model first.
+
+        Args:
+            state_dict: as ``state_dict`` gives.
+
+        Raises:
+            OptimizerError: for a checkpoint of other groups, of another optimizer, or with states
+                of other shapes; nothing is changed.
+        """
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        loaded = read_checkpoint(self, state_dict)
+        for group, new in zip(self.param_groups, loaded.groups, strict=True):
+            group.update(new)
+        self._kept, self._specs = loaded.kept, {}
+        for p, state in loaded.states.items():
+            self.state[p] = state
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
     # What a subclass says
 
     def _flags(self, group: dict[str, Any]) -> Flag:
         """Return what the rule includes under a group's options."""
         raise NotImplementedError
 
-    def _scalars(self, group: dict[str, Any], count: int) -> tuple[float, ...]:
+    def _scalars(self, group: dict[str, Any], count: int) -> Sequence[float]:
         """Return the rule's numbers (``SCALARS``) for a parameter's step number ``count``."""
         raise NotImplementedError
 
@@ -324,11 +385,16 @@ class WriteBackOptimizer(Optimizer):
         """Return what stands for the gradient where the update is no element-wise formula."""
         return None
 
+    def _wide(self, p: Tensor) -> Tensor:
+        """Return the parameter as precisely as a rule sees it, in the computing dtype."""
+        spec = self._spec(p, self._group_of(p))
+        return wide(p.detach(), self._carry(p, spec.strategy), spec, computing_dtype(p))
+
     def _check_group(self, group: dict[str, Any]) -> None:
         """Check and normalise a group's options; subclasses add theirs."""
         group["writeback"] = str(parse_write_back(group["writeback"]))
         for option in ("lr", "weight_decay"):
-            value = float(group[option])
+            value = float(group.get(option, 0.0))
             if not (math.isfinite(value) and value >= 0):
                 raise OptimizerError(type(self).__name__, f"{option} is {value}", "give 0 or more")
         seed = group["seed"]
@@ -344,9 +410,14 @@ class WriteBackOptimizer(Optimizer):
         else:
             group["state_format"] = _text(given)
 
-    def _state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """Return the names of the states under a group's options, scales not counted."""
-        return states(self.rule, self._flags(group))
+    def _states(self, p: Tensor, group: dict[str, Any]) -> dict[str, Storage]:
+        """Return the states of a parameter by their names, and how each is kept."""
+        names = states(self.rule, self._flags(group))
+        return {name: state_storage(p, group, name) for name in names}
+
+    def _state_shape(self, p: Tensor, name: str) -> torch.Size:
+        """Return the shape of a state."""
+        return p.shape
 
     # How it is done
 
@@ -374,47 +445,44 @@ class WriteBackOptimizer(Optimizer):
         name = carry_name(WriteBack(group["writeback"]))
         if name is not None and kept.carry is not None:
             named[name] = kept.carry
-        return named | dict(zip(self._state_names(group), kept.states, strict=True))
+        return named | kept.states
 
     def _storages(self, p: Tensor, group: dict[str, Any]) -> Kept:
         if p.is_complex() or not p.is_floating_point():
             raise OptimizerError(
                 type(self).__name__, f"a parameter of {p.dtype}", "give floating-point parameters"
             )
-        parameter = parameter_storage(p, group)
-        names = self._state_names(group)
-        unknown = isinstance(group["state_format"], Mapping) and set(group["state_format"]) - {
-            *names
-        }
+        kept = Kept(parameter_storage(p, group), carry_storage(p, group), self._states(p, group))
+        given = group["state_format"]
+        unknown = set(given) - set(kept.states) if isinstance(given, Mapping) else ()
         if unknown:
             raise OptimizerError(
                 "state_format",
                 f"no state {', '.join(sorted(unknown))}",
-                f"{type(self).__name__} keeps {', '.join(names) or 'none'}",
+                f"{type(self).__name__} keeps {', '.join(kept.states) or 'none'}",
             )
-        return Kept(
-            parameter,
-            carry_storage(p, group),
-            tuple(state_storage(p, group, name) for name in names),
-        )
+        return kept
 
     def _spec(self, p: Tensor, group: dict[str, Any], flags: Flag | None = None) -> StepSpec:
         kept = self._kept[p]
         flags = self._flags(group) if flags is None else flags
-        key = (flags, id(kept), group["writeback"], group["strict"])
-        spec = self._specs.get(key)
+        spec = self._specs.get((flags, id(kept), group["strict"]))
         if spec is None:
             names = states(self.rule, flags)
-            if len(names) != len(kept.states):  # an option was changed on the way
+            if not kept.states.keys() >= set(names):  # an option was changed on the way
                 kept = self._kept[p] = self._storages(p, group)
-                key = (flags, id(kept), group["writeback"], group["strict"])
-            strategy = WriteBack(group["writeback"])
             spec = StepSpec(
-                self.rule, flags, kept.states, kept.parameter, strategy, kept.carry, group["strict"]
+                self.rule,
+                flags,
+                tuple(kept.states[name] for name in names),
+                kept.parameter,
+                WriteBack(group["writeback"]),
+                kept.carry,
+                group["strict"],
             )
             # One object for equal specs: batches are looked up by it.
-            spec = self._specs.setdefault(("spec", spec), spec)
-            self._specs[key] = spec
+            spec = self._specs.setdefault(spec, spec)
+            self._specs[flags, id(kept), group["strict"]] = spec
         return spec
 
     def _key(self, group: dict[str, Any], index: int, shard: Shard) -> StepKey:
@@ -425,18 +493,21 @@ class WriteBackOptimizer(Optimizer):
         name = carry_name(strategy)
         return None if name is None else shard_of(self.state[p][name]).local
 
-    def _make_states(self, p: Tensor, names: tuple[str, ...], spec: StepSpec) -> None:
+    def _make_states(self, p: Tensor, kept: dict[str, Storage]) -> None:
+        """Make the states that are not there yet, zero everywhere."""
         state = self.state[p]
-        for name, storage in zip(names, spec.states, strict=True):
+        for name, storage in kept.items():
             if name in state:
                 continue
             if storage.in_blocks:
                 local = shard_of(p).local
-                blocks = -(-local.numel() // 32)
+                blocks = -(-local.numel() // BLOCK)
                 state[name] = torch.zeros(local.shape, dtype=storage.dtype, device=local.device)
                 state[name + SCALE] = torch.zeros(blocks, dtype=torch.uint8, device=local.device)
-            else:
+            elif (shape := self._state_shape(p, name)) == p.shape:
                 state[name] = torch.zeros_like(p, dtype=storage.dtype, requires_grad=False)
+            else:
+                state[name] = torch.zeros(shape, dtype=storage.dtype, device=p.device)
 
     def _store(self, p: Tensor, value: Tensor, group: dict[str, Any], index: int) -> None:
         """Round a value into a parameter and keep what that takes."""

@@ -78,6 +78,18 @@ def shard_of(p: Tensor) -> Shard:
     return Shard(local, first * row, first)
 
 
+def require_whole(p: Tensor, optimizer: str) -> None:
+    """Refuse a sharded parameter.
+
+    Raises:
+        OptimizerError: for a DTensor.
+    """
+    if _is_sharded(p):
+        raise OptimizerError(
+            optimizer, "a sharded parameter", "its update needs the whole: use AdamW or SGD"
+        )
+
+
 def _is_sharded(p: Tensor) -> bool:
     if type(p) is Tensor or "torch.distributed.tensor" not in sys.modules:
         return False
