@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, Unpack
 
 import torch
@@ -118,7 +119,7 @@ class WriteBackWrapper(WriteBackOptimizer):
                 "load the inner optimizer's with .inner.load_state_dict",
             )
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "inner"})
-        self.inner.load_state_dict(state_dict["inner"])
+        self.inner.load_state_dict(deepcopy(state_dict["inner"]))  # torch would share it
 
     def _flags(self, group: dict[str, Any]) -> Flag:
         return Flag.NONE
