@@ -102,6 +102,12 @@ def spread(dtype: torch.dtype, count: int) -> Tensor:
     return (x * torch.exp2(torch.randint(-20, 20, (count,), generator=generator))).to(dtype)
 
 
+def expected(x: Tensor, precision: Precision, key: Key | None = KEY) -> Tensor:
+    """What the reference makes of a tensor."""
+    bits = precision.random_bits
+    return reference.quantize(x, precision.format, precision.rounding, key, random_bits=bits)
+
+
 @built
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", SCALAR)
@@ -112,10 +118,10 @@ def test_scalar_formats(name: str, dtype: torch.dtype) -> None:
     sample = patterns(dtype, 20_000)[:: 1 if name in EXHAUSTIVE else 7]
     x = torch.cat([sample, edges(fmt, dtype), spread(dtype, 1501)])
     for rounding in Rounding:
-        expected = reference.quantize(x, fmt, rounding, KEY)
+        precision = Precision(fmt, rounding)
+        want = expected(x, precision)
         for simd in LEVELS:
-            y = native.round_to(x, Precision(fmt, rounding), KEY, simd=simd)
-            assert_same(y, expected, x, (name, rounding, simd))
+            assert_same(native.round_to(x, precision, KEY, simd=simd), want, x, (precision, simd))
 
 
 @built
@@ -137,10 +143,11 @@ def test_dynamic_fixed_point(name: str, dtype: torch.dtype) -> None:
     ]
     for rounding in Rounding:
         for t in tensors:
-            expected = reference.quantize(t, fmt, rounding, KEY)
+            precision = Precision(fmt, rounding)
+            want = expected(t, precision)
             for simd in LEVELS:
-                y = native.round_to(t, Precision(fmt, rounding), KEY, simd=simd)
-                assert_same(y, expected, t, (name, rounding, simd))
+                y = native.round_to(t, precision, KEY, simd=simd)
+                assert_same(y, want, t, (precision, simd))
 
 
 floats = st.builds(
@@ -182,6 +189,7 @@ fixed = st.builds(
         st.integers(0, 2**32 - 1),
         st.integers(0, 2**62 - 1),
     ),
+    random_bits=st.integers(1, 32),
     simd=st.sampled_from(LEVELS),
     dtype=st.sampled_from(DTYPES),
 )
@@ -191,6 +199,7 @@ def test_any_format(
     bits: list[int],
     scale: int,
     key: Key,
+    random_bits: int,
     simd: Simd,
     dtype: torch.dtype,
 ) -> None:
@@ -199,33 +208,48 @@ def test_any_format(
     raw = torch.tensor(bits, dtype=torch.int32)
     near = torch.ldexp(raw.double(), torch.tensor(scale - 30.0, dtype=torch.float64))
     for x in (raw.view(torch.float32).to(dtype), near.to(dtype)):
-        y = native.round_to(x, Precision(fmt, rounding), key, simd=simd)
-        assert_same(y, reference.quantize(x, fmt, rounding, key), x, fmt)
+        precision = Precision(fmt, rounding)
+        if rounding is Rounding.STOCHASTIC:
+            precision = Precision(fmt, rounding, random_bits)
+        assert_same(
+            native.round_to(x, precision, key, simd=simd), expected(x, precision, key), x, precision
+        )
 
 
 @built
 @pytest.mark.parametrize("simd", LEVELS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_length_and_alignment(dtype: torch.dtype, simd: Simd) -> None:
-    precision = parse_precision("e5m2:stochastic")
+@pytest.mark.parametrize("name", ["e5m2:stochastic", "e5m2:stochastic11"])
+def test_every_length_and_alignment(name: str, dtype: torch.dtype, simd: Simd) -> None:
+    precision = parse_precision(name)
     memory = spread(dtype, 140)
     for length in range(135):
         x = memory[length % 5 :][:length]
         key = Key(3, 1, 4, offset=length * 7 % 67)
-        expected = reference.quantize(x, precision.format, precision.rounding, key)
-        assert_same(native.round_to(x, precision, key, simd=simd), expected, x, length)
+        y = native.round_to(x, precision, key, simd=simd)
+        assert_same(y, expected(x, precision, key), x, length)
         assert native.round_to(x, parse_precision("dfx8"), None, simd=simd).shape == x.shape
 
 
 @built
 @pytest.mark.parametrize("simd", LEVELS, ids=str)
-@pytest.mark.parametrize("boundary", [2**34, 2**36, 2**61])
-def test_counters_carry(boundary: int, simd: Simd) -> None:
+@pytest.mark.parametrize("boundary", [2**34, 2**35, 2**36, 2**61])
+@pytest.mark.parametrize("name", ["fx8.1:stochastic", "fx8.1:stochastic16"])
+def test_counters_carry(name: str, boundary: int, simd: Simd) -> None:
     x = torch.full((400,), 0.3)
-    key = Key(5, offset=boundary - 203)
-    expected = reference.quantize(x, parse_format("fx8.1"), Rounding.STOCHASTIC, key)
-    y = native.round_to(x, parse_precision("fx8.1:stochastic"), key, simd=simd)
-    assert_same(y, expected, x)
+    precision, key = parse_precision(name), Key(5, offset=boundary - 203)
+    assert_same(native.round_to(x, precision, key, simd=simd), expected(x, precision, key), x)
+
+
+@built
+@pytest.mark.parametrize("bits", range(1, 33))
+def test_any_number_of_random_bits(bits: int) -> None:
+    x, key = spread(torch.float32, 700), Key(3, offset=77)
+    for name in ("e5m2", "bf16", "fx8.4", "dfx8", "e8m3b130"):
+        precision = Precision(parse_format(name), Rounding.STOCHASTIC, bits)
+        want = expected(x, precision, key)
+        for simd in LEVELS:
+            assert_same(native.round_to(x, precision, key, simd=simd), want, x, (name, simd))
 
 
 @built
@@ -249,19 +273,19 @@ def threads() -> Iterator[None]:
 
 @built
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("name", ["e5m2", "e5m2:stochastic", "dfx8", "dfx8:stochastic"])
+@pytest.mark.parametrize("name", ["e5m2", "e5m2:stochastic", "e5m2:stochastic9", "dfx8"])
 @pytest.mark.parametrize("offset", [0, 4099])
 def test_threads_change_nothing(name: str, offset: int) -> None:
     precision, key = parse_precision(name), Key(1, offset=offset)
     x = torch.randn(90_001)
     x[-3] = 77.0  # the largest magnitude, in the last thread's part
-    expected = reference.quantize(x, precision.format, precision.rounding, key)
+    want = expected(x, precision, key)
     grid = x[:90_000].view(18, 50, 100).transpose(0, 2)
-    expected_grid = reference.quantize(grid, precision.format, precision.rounding, key)
+    want_grid = expected(grid, precision, key)
     for count in (1, 2, 3, 7):
         torch.set_num_threads(count)
-        assert_same(native.round_to(x, precision, key), expected, x, count)
-        assert_same(native.round_to(grid, precision, key), expected_grid, grid, count)
+        assert_same(native.round_to(x, precision, key), want, x, count)
+        assert_same(native.round_to(grid, precision, key), want_grid, grid, count)
 
 
 def layouts(dtype: torch.dtype) -> dict[str, Tensor]:
@@ -284,7 +308,9 @@ def layouts(dtype: torch.dtype) -> dict[str, Tensor]:
 
 @built
 @pytest.mark.parametrize("layout", list(layouts(torch.float32)))
-@pytest.mark.parametrize("name", ["e4m3", "e4m3:stochastic", "dfx8", "dfx8:stochastic", "fx8.40"])
+@pytest.mark.parametrize(
+    "name", ["e4m3", "e4m3:stochastic", "e4m3:stochastic16", "dfx8", "dfx8:stochastic", "fx8.40"]
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_layouts(name: str, layout: str, dtype: torch.dtype) -> None:
     precision, key = parse_precision(name), Key(9, offset=5)
@@ -292,21 +318,21 @@ def test_layouts(name: str, layout: str, dtype: torch.dtype) -> None:
         return
     x = layouts(dtype)[layout]
     before = x.clone()
-    expected = reference.quantize(x, precision.format, precision.rounding, key)
-    assert_same(native.round_to(x, precision, key), expected, x)
+    want = expected(x, precision, key)
+    assert_same(native.round_to(x, precision, key), want, x)
     flat = torch.empty(x.shape, dtype=dtype)
     assert native.round_to(x, precision, key, out=flat) is flat
-    assert_same(flat, expected, x)
+    assert_same(flat, want, x)
     turned = torch.empty(x.shape[::-1], dtype=dtype).permute(tuple(range(x.dim()))[::-1])
     native.round_to(x, precision, key, out=turned)
-    assert_same(turned, expected, x)
+    assert_same(turned, want, x)
     assert_same(x, before, x)
     if layout == "expanded":
         with pytest.raises(RuntimeError, match="share memory"):
             native.round_to(x, precision, key, out=x)
     elif layout != "windows":
         assert native.round_to(x, precision, key, out=x) is x
-        assert_same(x, expected, before)
+        assert_same(x, want, before)
 
 
 @built
@@ -320,10 +346,10 @@ def test_out_may_overlap(name: str) -> None:
         (memory[:4900].view(70, 70), memory[:4900].view(70, 70).T),
         (memory[:2500], memory[::2]),
     ):
-        expected = reference.quantize(x, precision.format, precision.rounding, key)
+        want = expected(x, precision, key)
         given = x.clone()
         native.round_to(x, precision, key, out=out)
-        assert_same(out, expected, given)
+        assert_same(out, want, given)
 
 
 @built
@@ -414,8 +440,13 @@ def test_specs_differ() -> None:
         *(FixedPoint(54, 1000), FixedPoint(54, -1000, False, "wrap"), DynamicFixedPoint(54)),
         *(parse_format(name) for name in [*SCALAR, *DYNAMIC]),
     ]
-    wanted = {(fmt, r, simd) for fmt in extremes for r in Rounding for simd in Simd}
-    packed = {pack(Precision(fmt, r), simd) for fmt, r, simd in wanted}
+    wanted = {(Precision(fmt, r), simd) for fmt in extremes for r in Rounding for simd in Simd}
+    wanted |= {
+        (Precision(fmt, Rounding.STOCHASTIC, bits), Simd.AUTO)
+        for fmt in extremes
+        for bits in range(1, 32)
+    }
+    packed = {pack(precision, simd) for precision, simd in wanted}
     assert len(packed) == len(wanted)
     assert all(0 <= spec < 2**63 for spec in packed)
 

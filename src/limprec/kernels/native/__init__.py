@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import KernelError
-from ...formats import MAX_RANDOM_BITS, Precision, Rounding
+from ...formats import Precision, Rounding
 from ..random import Key
 from .spec import Simd, has_kernel, pack
 
@@ -60,7 +60,6 @@ def can_round(x: Tensor, precision: Precision) -> bool:
     Warns once, with ``SlowBackendWarning``, if they would but the extension is missing.
     """
     fits = x.is_cpu and x.dtype in _DTYPES and has_kernel(precision.format)
-    fits = fits and precision.random_bits == MAX_RANDOM_BITS
     if fits and _MISSING is not None:
         _warn_once()
         return False

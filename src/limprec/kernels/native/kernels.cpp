@@ -37,33 +37,34 @@ static INLINE void each_group(const T* x, T* y, int64_t n, uint64_t index, Group
 
 // The same with the random words of each group: group(in, out, words). Those of the other rounding
 // modes are zeros that nobody reads.
-template <bool RANDOM, class T, class Group>
-static INLINE void each_group_with_words(const Key& key, const T* x, T* y, int64_t n,
+template <Random TAKEN, class T, class Group>
+static INLINE void each_group_with_words(const Plan& plan, const T* x, T* y, int64_t n,
                                          uint64_t index, Group&& group) {
-  if constexpr (!RANDOM) {
+  if constexpr (TAKEN == Random::NONE) {
     const u32 none[VECTORS] = {};
     each_group(x, y, n, 0, [&](const T* in, T* out) ALWAYS { group(in, out, none); });
     return;
   }
+  using Words = Philox<TAKEN>;
   while (n > 0) {
-    const uint64_t left = PERIOD - index % PERIOD;
+    const uint64_t left = Words::PERIOD - index % Words::PERIOD;
     const int64_t count = static_cast<uint64_t>(n) < left ? n : static_cast<int64_t>(left);
-    Philox philox(key, index - index % GROUP);
+    Words philox(plan.key, index - index % GROUP, plan.mask);
     each_group(x, y, count, index, [&](const T* in, T* out) ALWAYS {
       u32 words[VECTORS];
-      philox.next<VECTORS / 2>(words);
+      philox.template next<VECTORS / Words::A_SET>(words);
       group(in, out, words);
     });
     x += count, y += count, n -= count, index += static_cast<uint64_t>(count);
   }
 }
 
-template <class C, bool RANDOM, class Rounder>
+template <class C, Random TAKEN, class Rounder>
 static void narrow_loop(const Plan& plan, const void* x, void* y, int64_t n, uint64_t index) {
   using T = typename C::Element;
   const Rounder round(plan);
-  each_group_with_words<RANDOM>(
-      plan.key, static_cast<const T*>(x), static_cast<T*>(y), n, index,
+  each_group_with_words<TAKEN>(
+      plan, static_cast<const T*>(x), static_cast<T*>(y), n, index,
       [&](const T* in, T* out, const u32* words) ALWAYS {
 #pragma GCC unroll 8
         for (int i = 0; i < VECTORS; i++)
@@ -71,18 +72,19 @@ static void narrow_loop(const Plan& plan, const void* x, void* y, int64_t n, uin
       });
 }
 
-template <class C, bool RANDOM, class Rounder>
+template <class C, Random TAKEN, class Rounder>
 static void wide_loop(const Plan& plan, const void* x, void* y, int64_t n, uint64_t index) {
   using T = typename C::Element;
   const Rounder round(plan);
-  each_group_with_words<RANDOM>(
-      plan.key, static_cast<const T*>(x), static_cast<T*>(y), n, index,
+  each_group_with_words<TAKEN>(
+      plan, static_cast<const T*>(x), static_cast<T*>(y), n, index,
       [&](const T* in, T* out, const u32* words) ALWAYS {
         typename C::Number memory[GROUP];
         uint32_t word_memory[GROUP];
         auto numbers = unaligned(memory);
         auto word = unaligned(word_memory);
         C::template unpack<GROUP>(in, numbers);
+        constexpr bool RANDOM = TAKEN != Random::NONE;
         if constexpr (RANDOM) __builtin_memcpy(word, words, sizeof word_memory);
         for (int i = 0; i < GROUP; i++)
           numbers[i] = static_cast<typename C::Number>(round(numbers[i], RANDOM ? word[i] : 0));
@@ -92,20 +94,26 @@ static void wide_loop(const Plan& plan, const void* x, void* y, int64_t n, uint6
 
 using Loop = void (*)(const Plan&, const void*, void*, int64_t, uint64_t);
 
-template <class C, Rounding R>
+template <class C, Rounding R, Random TAKEN>
 static Loop loop_for(const Plan& plan) {
-  constexpr bool RANDOM = R == Rounding::STOCHASTIC;
   const bool floating = plan.kind == Kind::FLOATING;
   if constexpr (C::HAS_NARROW) {
     if (plan.narrow && floating && plan.narrow_floating.limit != 0)
-      return narrow_loop<C, RANDOM, Floating<R, true>>;
-    if (plan.narrow && floating) return narrow_loop<C, RANDOM, Floating<R, false>>;
-    if (plan.narrow) return narrow_loop<C, RANDOM, Fixed<R>>;
+      return narrow_loop<C, TAKEN, Floating<R, true>>;
+    if (plan.narrow && floating) return narrow_loop<C, TAKEN, Floating<R, false>>;
+    if (plan.narrow) return narrow_loop<C, TAKEN, Fixed<R>>;
   }
-  if (plan.nan) return wide_loop<C, false, WideNan>;
-  if (floating) return wide_loop<C, RANDOM, WideFloating<R>>;
-  if (plan.wide.modulus != 0) return wide_loop<C, RANDOM, WideWrapping<R>>;
-  return wide_loop<C, RANDOM, WideFixed<R>>;
+  if (plan.nan) return wide_loop<C, Random::NONE, WideNan>;
+  if (floating) return wide_loop<C, TAKEN, WideFloating<R>>;
+  if (plan.wide.modulus != 0) return wide_loop<C, TAKEN, WideWrapping<R>>;
+  return wide_loop<C, TAKEN, WideFixed<R>>;
+}
+
+template <class C, Rounding R>
+static Loop loop_for(const Plan& plan) {
+  if constexpr (R != Rounding::STOCHASTIC) return loop_for<C, R, Random::NONE>(plan);
+  if (plan.halves) return loop_for<C, R, Random::HALVES>(plan);
+  return loop_for<C, R, Random::WORDS>(plan);
 }
 
 template <class C>

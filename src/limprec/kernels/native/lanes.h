@@ -30,7 +30,6 @@ constexpr int BYTES = 16;  // SSE2 and NEON; elsewhere the compiler makes scalar
 #endif
 
 constexpr int LANES = BYTES / 4;
-constexpr int WORDS = 2 * LANES;  // random words that one set of counters gives
 
 typedef float f32 __attribute__((vector_size(BYTES)));
 typedef int32_t i32 __attribute__((vector_size(BYTES)));
@@ -59,6 +58,8 @@ static INLINE T* unaligned(T* p) {
 // whole: integer part, for 0 <= x < 2^32.
 // keep_nan: x where it is NaN, else y.
 // even_pairs, odd_pairs: of the 64-bit lanes a and b, a0 b0 a2 b2 ... and a1 b1 a3 b3 ...
+// lower_halves, upper_halves: the 16-bit lanes in the lower or upper half of a vector, each as the
+// upper half of a 32-bit lane.
 #if defined(__AVX512F__)
 static INLINE u64 widening_product(u64 a, u64 b) {
   return (u64)_mm512_mul_epu32((__m512i)a, (__m512i)b);
@@ -81,6 +82,12 @@ static INLINE u64 even_pairs(u64 a, u64 b) {
 static INLINE u64 odd_pairs(u64 a, u64 b) {
   return (u64)_mm512_unpackhi_epi64((__m512i)a, (__m512i)b);
 }
+static INLINE u32 lower_halves(u32 x) {
+  return (u32)_mm512_cvtepu16_epi32(_mm512_castsi512_si256((__m512i)x)) << 16;
+}
+static INLINE u32 upper_halves(u32 x) {
+  return (u32)_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64((__m512i)x, 1)) << 16;
+}
 #else
 
 #if defined(__AVX2__)
@@ -95,6 +102,12 @@ static INLINE u64 even_pairs(u64 a, u64 b) {
 static INLINE u64 odd_pairs(u64 a, u64 b) {
   return (u64)_mm256_unpackhi_epi64((__m256i)a, (__m256i)b);
 }
+static INLINE u32 lower_halves(u32 x) {
+  return (u32)_mm256_cvtepu16_epi32(_mm256_castsi256_si128((__m256i)x)) << 16;
+}
+static INLINE u32 upper_halves(u32 x) {
+  return (u32)_mm256_cvtepu16_epi32(_mm256_extracti128_si256((__m256i)x, 1)) << 16;
+}
 #else
 static INLINE f32 nearest(f32 x) {
   const f32 rounded = (x + 0x1p23f) - 0x1p23f;
@@ -105,6 +118,8 @@ static INLINE f32 floor(f32 x) {
 }
 static INLINE u64 even_pairs(u64 a, u64 b) { return u64{a[0], b[0]}; }
 static INLINE u64 odd_pairs(u64 a, u64 b) { return u64{a[1], b[1]}; }
+static INLINE u32 lower_halves(u32 x) { return u32{x[0] << 16, x[0], x[1] << 16, x[1]} & 0xffff0000u; }
+static INLINE u32 upper_halves(u32 x) { return u32{x[2] << 16, x[2], x[3] << 16, x[3]} & 0xffff0000u; }
 
 #if defined(__SSE2__)
 static INLINE u64 widening_product(u64 a, u64 b) {

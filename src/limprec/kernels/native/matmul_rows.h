@@ -19,13 +19,13 @@ constexpr uint32_t SUM = 0, PRODUCT = 1, KAHAN_T = 2, KAHAN_D = 3, KAHAN_C = 4, 
 static inline void random_row(const MatmulPlan& plan, uint32_t stream, int64_t step, uint64_t index,
                               uint32_t* words) {
   const Key key{plan.seed, stream, static_cast<uint32_t>(step)};
-  uint32_t all[COLUMNS + WORDS];
-  const uint64_t first = index - index % WORDS;
-  for (uint64_t at = first; at < index + COLUMNS; at += WORDS) {
-    u32 pair[2];
-    Philox(key, at).next(pair);
-    store(all + (at - first), pair[0]);
-    store(all + (at - first) + LANES, pair[1]);
+  constexpr int A_SET = Philox<Random::WORDS>::A_SET * LANES;
+  uint32_t all[COLUMNS + A_SET];
+  const uint64_t first = index - index % A_SET;
+  for (uint64_t at = first; at < index + COLUMNS; at += A_SET) {
+    u32 set[A_SET / LANES];
+    Philox<Random::WORDS>(key, at, ~0u).next(set);
+    __builtin_memcpy(all + (at - first), set, sizeof set);
   }
   __builtin_memcpy(words, all + (index - first), COLUMNS * sizeof(uint32_t));
 }

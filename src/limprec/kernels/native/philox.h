@@ -4,6 +4,9 @@
 // Each 64-bit lane carries one 32-bit word in its low half. The multiply reads low halves alone, so
 // whatever the shifts and exclusive-ors leave in the high halves needs no masking: a round is two
 // multiplies, two shifts and two three-way exclusive-ors.
+//
+// An element takes a word, or half a word where 16 random bits are enough: then a block serves eight
+// elements, and half as many blocks do.
 #pragma once
 
 #include "lanes.h"
@@ -11,13 +14,23 @@
 
 namespace limprec::LIMPREC_LEVEL {
 
-constexpr int COUNTERS = LANES / 2;      // one to each 64-bit lane; four words make WORDS
-constexpr uint64_t PERIOD = 1ull << 34;  // elements that share the upper half of the counter
+constexpr int COUNTERS = LANES / 2;  // one to each 64-bit lane
 
+// Whether a rounding takes random words, and how much of one an element takes.
+enum class Random { NONE, WORDS, HALVES };
+
+template <Random TAKEN>
 class Philox {
  public:
-  // index: the global index of the next element, a multiple of WORDS.
-  Philox(const Key& key, uint64_t index) : upper_(splat(index >> 34)) {
+  static constexpr int A_BLOCK = TAKEN == Random::HALVES ? 8 : 4;  // elements that it serves
+  static constexpr int A_SET = COUNTERS * A_BLOCK / LANES;         // vectors of words that it gives
+  static constexpr uint64_t PERIOD = A_BLOCK * (uint64_t{1} << 32);  // elements that share the upper
+                                                                     // half of the counter
+
+  // index: the global index of the next element, a multiple of A_SET * LANES. mask: which bits of a
+  // word are random; the others are 0. Halves are upper ones.
+  Philox(const Key& key, uint64_t index, uint32_t mask)
+      : mask_(splat(mask)), upper_(splat(index / PERIOD)) {
     step_ = splat(uint64_t{key.step});
     stream_ = splat(uint64_t{key.stream});
     uint32_t k0 = static_cast<uint32_t>(key.seed), k1 = static_cast<uint32_t>(key.seed >> 32);
@@ -27,11 +40,11 @@ class Philox {
     }
     // Lane order such that even_pairs of the results is the first vector, odd_pairs the second.
     for (int lane = 0; lane < COUNTERS; lane++)
-      counter_[lane] = index / 4 + static_cast<uint64_t>(lane / 2 + lane % 2 * (COUNTERS / 2));
+      counter_[lane] = index / A_BLOCK + static_cast<uint64_t>(lane / 2 + lane % 2 * (COUNTERS / 2));
   }
 
-  // The words of the next SETS * WORDS elements, two vectors a set. Several sets at a time hide
-  // the latency of each other. The caller starts anew at multiples of PERIOD.
+  // The words of the next elements, one each: A_SET vectors for each of the SETS. Several sets at a
+  // time hide the latency of each other. The caller starts anew at multiples of PERIOD.
   template <int SETS = 1>
   INLINE void next(u32* words) {
     const u64 m0 = splat(uint64_t{0xD2511F53u}), m1 = splat(uint64_t{0xCD9E8D57u});
@@ -52,13 +65,22 @@ class Philox {
     }
     for (int s = 0; s < SETS; s++) {
       const u64 first = (x0[s] & low) | (x1[s] << 32), second = (x2[s] & low) | (x3[s] << 32);
-      words[2 * s] = (u32)even_pairs(first, second);
-      words[2 * s + 1] = (u32)odd_pairs(first, second);
+      const u32 even = (u32)even_pairs(first, second), odd = (u32)odd_pairs(first, second);
+      if constexpr (TAKEN == Random::HALVES) {
+        words[4 * s] = lower_halves(even) & mask_;
+        words[4 * s + 1] = upper_halves(even) & mask_;
+        words[4 * s + 2] = lower_halves(odd) & mask_;
+        words[4 * s + 3] = upper_halves(odd) & mask_;
+      } else {
+        words[2 * s] = even & mask_;
+        words[2 * s + 1] = odd & mask_;
+      }
     }
   }
 
  private:
   static constexpr int ROUNDS = 7;
+  u32 mask_;
   u64 counter_{}, upper_, step_, stream_, key0_[ROUNDS], key1_[ROUNDS];
 };
 

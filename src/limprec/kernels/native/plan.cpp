@@ -121,6 +121,9 @@ Plan make_plan(int64_t packed, Carrier carrier, const Key& key) {
   plan.kind = static_cast<Kind>(fields.take(2));
   plan.rounding = static_cast<Rounding>(fields.take(3));
   plan.simd = static_cast<Simd>(fields.take(2));
+  const int random_bits = fields.take(5) + 1;
+  plan.mask = ~uint32_t{0} << (32 - random_bits);
+  plan.halves = random_bits <= 16;
   plan.carrier = carrier;
   plan.key = key;
   if (plan.kind == Kind::FLOATING) {

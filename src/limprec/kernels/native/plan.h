@@ -62,6 +62,8 @@ struct Plan {
   Rounding rounding;
   Simd simd;
   Carrier carrier;
+  uint32_t mask;  // the bits of a random word that are random
+  bool halves;    // whether an element takes half a word
   int bits;       // of a dynamic code
   bool narrow;    // whether float32 arithmetic rounds a float32 exactly
   bool nan;       // a dynamic format without a scale: everything becomes NaN

@@ -49,7 +49,11 @@ def pack(precision: Precision, simd: Simd = Simd.AUTO) -> int:
     fmt = precision.format
     if not has_kernel(fmt):
         raise KernelError("native backend", f"no kernel for {fmt}", "use Backend.AUTO")
-    head = ((_ROUNDINGS.index(precision.rounding), 3), (int(simd), 2))
+    head = (
+        (_ROUNDINGS.index(precision.rounding), 3),
+        (int(simd), 2),
+        (precision.random_bits - 1, 5),
+    )
     if isinstance(fmt, FloatingPoint):
         assert fmt.bias is not None
         return _join(
