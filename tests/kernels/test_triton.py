@@ -83,6 +83,10 @@ def test_kernels_compile_to_integer_arithmetic(
     for name in ("e5m2", "e4m3:down", "e8m3b130:stochastic", "binary8p1", "dfx8", "fx8.4-wrap:up"):
         constants = compiled_for(make_spec(name), carrier, phase=0)
         code[name] = ptx_of(round_elements, ["x", "out", "top"], carrier, constants)
+    few = compiled_for(make_spec("e8m3b130:stochastic16"), carrier, phase=0)
+    code["half"] = ptx_of(round_elements, ["x", "out", "top"], carrier, few)
+    products = {name: code[name].count("mul.hi") for name in ("half", "e8m3b130:stochastic")}
+    assert 14 <= products["half"] <= 0.6 * products["e8m3b130:stochastic"]  # two a round
     for name, ptx in code.items():
         assert "ld.global.v4.b32" in ptx, f"{name} does not read 16 bytes at a time"
         floating = r"\b(add|sub|mul|fma|div|min|max)\.[\w.]*(f16|bf16|f32|f64)\b|ftz"

@@ -13,6 +13,7 @@ from torch import Tensor
 import limprec as lp
 from limprec.errors import FormatError, KernelError
 from limprec.formats import (
+    MAX_RANDOM_BITS,
     DynamicFixedPoint,
     FixedPoint,
     FloatingPoint,
@@ -65,7 +66,8 @@ def assert_same(got: Tensor, expected: Tensor, x: Tensor, what: object = "") -> 
 
 def check(x: Tensor, precision: Precision, key: Key = KEY) -> None:
     """Compare with the reference on the CPU, whose arithmetic is no GPU's."""
-    expected = reference.quantize(x, precision.format, precision.rounding, key)
+    fmt, rounding, bits = precision.format, precision.rounding, precision.random_bits
+    expected = reference.quantize(x, fmt, rounding, key, random_bits=bits)
     got = triton.round_to(x.to(DEVICE), precision, key)
     assert_same(got, expected, x, f"{precision} in {x.dtype}")
 
@@ -168,6 +170,7 @@ fixed = st.builds(
 @given(
     fmt=floats | fixed | st.builds(DynamicFixedPoint, st.integers(2, 25)),
     rounding=st.sampled_from(Rounding),
+    random_bits=st.integers(1, 32),
     bits=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=70),
     scale=st.integers(-150, 130),
     key=st.builds(
@@ -180,30 +183,43 @@ fixed = st.builds(
     dtype=st.sampled_from(DTYPES),
 )
 def test_any_format(
-    fmt: Format, rounding: Rounding, bits: list[int], scale: int, key: Key, dtype: torch.dtype
+    fmt: Format,
+    rounding: Rounding,
+    random_bits: int,
+    bits: list[int],
+    scale: int,
+    key: Key,
+    dtype: torch.dtype,
 ) -> None:
     if not fits(fmt, dtype):
         return
+    few = random_bits if rounding is Rounding.STOCHASTIC else MAX_RANDOM_BITS
     raw = torch.tensor(bits, dtype=torch.int32)
     near = torch.ldexp(raw.double(), torch.tensor(scale - 30.0, dtype=torch.float64))
     both = torch.cat([raw.view(torch.float32).to(dtype), near.to(dtype)])
     for x in [near.to(dtype)] if isinstance(fmt, DynamicFixedPoint) else [both]:
-        check(x, Precision(fmt, rounding), key)
+        check(x, Precision(fmt, rounding, few), key)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_lengths_and_offsets(dtype: torch.dtype) -> None:
-    precision = parse_precision("e5m2:stochastic")
     memory = spread(dtype, 2100)
-    for length, offset in [(1, 0), (1, 3), (5, 2), (1023, 1), (1024, 1), (1024, 4), (2049, 7)]:
-        check(memory[length % 5 :][:length], precision, Key(3, 1, 4, offset))
+    for name in ("e5m2:stochastic", "e5m2:stochastic16", "e5m2:stochastic17"):
+        for length, offset in [(1, 0), (1, 3), (5, 2), (1023, 1), (1024, 5), (1024, 8), (2049, 7)]:
+            check(memory[length % 5 :][:length], parse_precision(name), Key(3, 1, 4, offset))
 
 
-@pytest.mark.parametrize("boundary", [2**34, 2**36, 2**61])
+@pytest.mark.parametrize("boundary", [2**34, 2**35, 2**36, 2**61])
 def test_counters_carry(boundary: int) -> None:
-    check(
-        torch.full((400,), 0.3), parse_precision("fx8.1:stochastic"), Key(5, offset=boundary - 203)
-    )
+    for name in ("fx8.1:stochastic", "fx8.1:stochastic16"):
+        check(torch.full((400,), 0.3), parse_precision(name), Key(5, offset=boundary - 203))
+
+
+@pytest.mark.parametrize("bits", range(1, 33))
+def test_random_bits_by_choice(bits: int) -> None:
+    x = torch.cat([spread(torch.float32, 100), torch.linspace(0.9, 1.3, 200)])
+    for name in ("e5m2", "fx8.4", "dfx8"):
+        check(x, Precision(parse_format(name), Rounding.STOCHASTIC, bits), Key(3, offset=bits))
 
 
 @pytest.mark.parametrize("name", ["e4m3:stochastic", "dfx8"])

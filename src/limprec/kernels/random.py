@@ -81,6 +81,11 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[T
     return x0, x1, x2, x3
 
 
+def elements_a_block(bits: int) -> int:
+    """Return how many neighbours share a random block, each taking up to ``bits`` of it."""
+    return 8 if bits <= HALF_WORD else 4
+
+
 def random_words(
     key: Key, count: int, device: torch.device | str = "cpu", bits: int = MAX_RANDOM_BITS
 ) -> Tensor:
@@ -96,7 +101,7 @@ def random_words(
     Returns:
         int64 tensor of shape ``(count,)``, values 0 to 2^32 - 1.
     """
-    a_block = 8 if bits <= HALF_WORD else 4
+    a_block = elements_a_block(bits)
     first, last = key.offset // a_block, (key.offset + count + a_block - 1) // a_block
     block = torch.arange(first, last, dtype=torch.int64, device=device)
     step, stream = torch.full_like(block, key.step), torch.full_like(block, key.stream)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import KernelError
-from ...formats import MAX_RANDOM_BITS, Precision, Rounding
+from ...formats import Precision, Rounding
 from ..native import SlowBackendWarning
 from ..random import Key
 from .ops import ROUND, ROUND_IN_PLACE, ROUND_TO_OUT
@@ -52,8 +52,6 @@ def can_round(x: Tensor, precision: Precision) -> bool:
     would fit but Triton is missing.
     """
     if x.dtype not in CARRIERS or not is_supported(precision.format):
-        return False
-    if precision.random_bits != MAX_RANDOM_BITS:
         return False
     interpreted, problem = _load()
     if problem is not None:

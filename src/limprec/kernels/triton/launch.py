@@ -9,11 +9,12 @@ import torch
 import triton
 from torch import Tensor
 
+from ..random import elements_a_block
 from .rounding import LARGEST_PARTS, largest, round_elements
 from .spec import CARRIERS, Kind, Mode, Spec, make_spec
 
 BLOCK = 1024
-"""Elements of one program, a multiple of 4: 8 to a thread of 4 warps."""
+"""Elements of one program, a multiple of 8: 8 to a thread of 4 warps."""
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
 """Whether ``TRITON_INTERPRET=1`` was set when the kernels were made: they then run on the CPU."""
@@ -45,24 +46,19 @@ def _launch(
     if spec.kind is Kind.DYNAMIC:
         programs = triton.cdiv(count, BLOCK * LARGEST_PARTS.value)
         largest[(programs,)](x, top, count, CARRIER=carrier, BLOCK=BLOCK)
-    constants = compiled_for(spec, carrier, offset % 4)
+    neighbours = elements_a_block(spec.random_bits)
+    constants = compiled_for(spec, carrier, offset % neighbours)
     programs = triton.cdiv(count + constants["PHASE"], BLOCK)
-    round_elements[(programs,)](x, out, top, count, seed, step, stream, offset // 4, **constants)
+    first = offset // neighbours
+    round_elements[(programs,)](x, out, top, count, seed, step, stream, first, **constants)
 
 
 def compiled_for(spec: Spec, carrier: str, phase: int) -> dict[str, Any]:
     """Return the constants of ``round_elements``: there is one kernel for each set of them."""
     return {
+        **spec.constants,
         "CARRIER": carrier,
-        "KIND": int(spec.kind),
-        "MODE": int(spec.mode),
-        "BITS": spec.bits,
-        "STEP": spec.step,
-        "LEAST": spec.least,
-        "HIGHEST": spec.highest,
-        "LOWEST": spec.lowest,
-        "BEYOND": spec.beyond,
-        "SIGNED_ZERO": spec.signed_zero,
+        "RANDOM_BITS": spec.random_bits,
         "PHASE": phase if spec.mode is Mode.STOCHASTIC else 0,
         "BLOCK": BLOCK,
     }

@@ -1,5 +1,7 @@
 """Device code of the random words: Philox4x32 with 7 rounds, as ``kernels.random`` has it."""
 
+# Parameters in upper case are compile-time constants, as everywhere in Triton.
+# ruff: noqa: N803
 # mypy: disallow-untyped-decorators=False
 
 from __future__ import annotations
@@ -14,11 +16,15 @@ MULTIPLIER_0 = tl.constexpr(random.MULTIPLIERS[0])
 MULTIPLIER_1 = tl.constexpr(random.MULTIPLIERS[1])
 WEYL_0 = tl.constexpr(random.WEYL[0])
 WEYL_1 = tl.constexpr(random.WEYL[1])
+HALF_WORD = tl.constexpr(random.HALF_WORD)
 
 
 @triton.jit
 def words(block: tl.tensor, step: tl.tensor, stream: tl.tensor, seed: tl.tensor) -> tl.tensor:
-    """Return the words of consecutive elements, four to each of the int64 ``block`` numbers."""
+    """Return the words of each int64 ``block`` number in a row: the last axis is 4 times as long.
+
+    ``seed``, ``stream`` and ``step`` are integers of any type that holds them.
+    """
     x0, x1 = block.to(tl.uint32), (block >> 32).to(tl.uint32)
     x2, x3 = tl.zeros_like(x0) + step.to(tl.uint32), tl.zeros_like(x0) + stream.to(tl.uint32)
     k0, k1 = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
@@ -28,3 +34,37 @@ def words(block: tl.tensor, step: tl.tensor, stream: tl.tensor, seed: tl.tensor)
         x1, x3 = y2 * MULTIPLIER_1, y0 * MULTIPLIER_0
         k0, k1 = k0 + WEYL_0, k1 + WEYL_1
     return tl.interleave(tl.interleave(x0, x2), tl.interleave(x1, x3))
+
+
+@triton.jit
+def blocks_of(COUNT: tl.constexpr, RANDOM_BITS: tl.constexpr) -> tl.constexpr:
+    """Return how many random blocks serve ``COUNT`` elements: 4 or 8 elements take one."""
+    return COUNT // 8 if RANDOM_BITS <= HALF_WORD else COUNT // 4
+
+
+@triton.jit
+def consecutive_words(
+    block: tl.tensor,
+    step: tl.tensor,
+    stream: tl.tensor,
+    seed: tl.tensor,
+    COUNT: tl.constexpr,
+    RANDOM_BITS: tl.constexpr,
+) -> tl.tensor:
+    """Return the random words of ``COUNT`` neighbours, the first of which opens a random block.
+
+    Args:
+        block: int64 number of that random block; of shape (..., 1) for several runs of neighbours.
+        step: as in ``random.Key``; so are ``stream`` and ``seed``, all of them integers.
+        stream: which tensor.
+        seed: the 64-bit key, signed or not.
+        COUNT: a power of two, from 8 up.
+        RANDOM_BITS: how many upper bits of each word are random, 1 to 32; the others are 0.
+    """
+    numbers = block + tl.arange(0, blocks_of(COUNT, RANDOM_BITS))
+    word = words(numbers, step, stream, seed)
+    if RANDOM_BITS <= HALF_WORD:
+        word = tl.interleave(word << HALF_WORD, word)
+    if RANDOM_BITS < 32:
+        word = word & (0xFFFFFFFF << (32 - RANDOM_BITS) & 0xFFFFFFFF)
+    return word

@@ -11,12 +11,12 @@ import torch
 
 from ...errors import KernelError
 from ...formats import (
+    MAX_RANDOM_BITS,
     DynamicFixedPoint,
     FixedPoint,
     FloatingPoint,
     Format,
     Precision,
-    Rounding,
     parse_precision,
 )
 
@@ -60,6 +60,7 @@ class Spec:
         lowest: magnitude of the most negative value.
         beyond: magnitude that floats take over ``highest``.
         signed_zero: whether -0 stays.
+        random_bits: how many bits of a random word count, under ``STOCHASTIC``.
     """
 
     kind: Kind
@@ -71,6 +72,22 @@ class Spec:
     lowest: int = 0
     beyond: int = 0
     signed_zero: bool = False
+    random_bits: int = MAX_RANDOM_BITS
+
+    @property
+    def constants(self) -> dict[str, int | bool]:
+        """The arguments of ``elements.round_bits`` that kernels are compiled for."""
+        return {
+            "KIND": int(self.kind),
+            "MODE": int(self.mode),
+            "BITS": self.bits,
+            "STEP": self.step,
+            "LEAST": self.least,
+            "HIGHEST": self.highest,
+            "LOWEST": self.lowest,
+            "BEYOND": self.beyond,
+            "SIGNED_ZERO": self.signed_zero,
+        }
 
 
 def is_supported(fmt: Format) -> bool:
@@ -88,7 +105,7 @@ def make_spec(text: str) -> Spec:
         KernelError: for a format without a kernel.
     """
     precision = parse_precision(text)
-    fmt, mode = precision.format, Mode[precision.rounding.name]
+    fmt, mode, random_bits = precision.format, Mode[precision.rounding.name], precision.random_bits
     if not is_supported(fmt):
         raise KernelError("triton backend", f"no kernel for {fmt}", "use Backend.AUTO")
     if isinstance(fmt, FloatingPoint):
@@ -106,21 +123,23 @@ def make_spec(text: str) -> Spec:
             highest,
             beyond=beyond,
             signed_zero=fmt.has_negative_zero,
+            random_bits=random_bits,
         )
     if isinstance(fmt, FixedPoint):
         kind = Kind.WRAPPING if fmt.overflow == "wrap" else Kind.SATURATING
         highest, lowest = _magnitude(fmt.max), _magnitude(-fmt.min)
         if kind is Kind.WRAPPING:
             highest = fmt.code_max
-        return Spec(kind, mode, fmt.bits, -fmt.fraction_bits, -fmt.fraction_bits, highest, lowest)
+        lsb = -fmt.fraction_bits
+        return Spec(kind, mode, fmt.bits, lsb, lsb, highest, lowest, random_bits=random_bits)
     assert isinstance(fmt, DynamicFixedPoint)
-    return Spec(Kind.DYNAMIC, mode, fmt.bits, highest=fmt.code_max)
+    return Spec(Kind.DYNAMIC, mode, fmt.bits, highest=fmt.code_max, random_bits=random_bits)
 
 
 @lru_cache(maxsize=4096)
 def text_of(precision: Precision) -> str:
     """Return the short name that ``make_spec`` reads."""
-    return f"{precision.format.name}:{Rounding(precision.rounding)}"
+    return str(precision)
 
 
 def _magnitude(value: float) -> int:
