@@ -94,6 +94,7 @@ class Adafactor(WriteBackOptimizer):
             )
 
     def _states(self, p: Tensor, group: dict[str, Any]) -> dict[str, Storage]:
+        require_whole(p, "Adafactor")
         kept = Storage(Precision(dtype_format(torch.float32, "Adafactor")), torch.float32)
         return dict.fromkeys(("row_var", "col_var") if p.ndim > 1 else ("variance",), kept)
 
@@ -111,7 +112,6 @@ class Adafactor(WriteBackOptimizer):
         return (1.0, -float(group["lr"]) * group["weight_decay"])
 
     def _direction(self, p: Tensor, group: dict[str, Any], key: StepKey) -> Tensor | None:
-        require_whole(p, "Adafactor")
         assert p.grad is not None
         state, count = self.state[p], self.state[p]["step"]
         grad = p.grad.to(computing_dtype(p))

@@ -105,6 +105,7 @@ class Muon(WriteBackOptimizer):
                 )
 
     def _states(self, p: Tensor, group: dict[str, Any]) -> dict[str, Storage]:
+        require_whole(p, "Muon")
         return {_BUFFER: state_storage(p, group, _BUFFER)}
 
     def _flags(self, group: dict[str, Any]) -> Flag:
@@ -114,7 +115,6 @@ class Muon(WriteBackOptimizer):
         return (1.0, -float(group["lr"]) * group["weight_decay"])
 
     def _direction(self, p: Tensor, group: dict[str, Any], key: StepKey) -> Tensor | None:
-        require_whole(p, "Muon")
         assert p.grad is not None
         state, storage = self.state[p], self._kept[p].states[_BUFFER]
         scale = state.get(_BUFFER + SCALE)
