@@ -75,7 +75,8 @@ def ulp_exponent(p: Tensor, fmt: Format) -> Tensor:
         return torch.full(p.shape, -fmt.fraction_bits, dtype=torch.int64, device=p.device)
     if not isinstance(fmt, FloatingPoint):
         raise KernelError("ulp", f"{fmt} has no ulp of its own", "use floating or fixed point")
-    finite = torch.where(p.isfinite(), p, 0.0).to(torch.float64)
+    finite = p.to(torch.float64)  # isfinite knows no float8_e4m3fn
+    finite = torch.where(finite.isfinite(), finite, 0.0)
     exponent = torch.frexp(finite).exponent.to(torch.int64) - 1
     exponent = torch.where(finite == 0, fmt.min_exponent, exponent).clamp(min=fmt.min_exponent)
     below = fmt.min_exponent if not fmt.subnormals else fmt.min_exponent - fmt.mantissa_bits
