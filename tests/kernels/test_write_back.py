@@ -11,8 +11,17 @@ from torch import Tensor
 from limprec.formats import DynamicFixedPoint, FloatingPoint, Precision, Rounding, parse_precision
 from limprec.formats.fixed import FixedPoint
 from limprec.kernels import Key
-from limprec.kernels.steps import Flag, Rule, StepSpec, Storage, WriteBack, first_rounding
-from limprec.kernels.steps.writeback import write_back
+from limprec.kernels.steps import (
+    ULP_DTYPES,
+    Flag,
+    Rule,
+    StepSpec,
+    Storage,
+    WriteBack,
+    exact,
+    first_rounding,
+)
+from limprec.kernels.steps.writeback import join_halves, write_back
 
 
 def spec_of(
@@ -192,6 +201,109 @@ def test_a_stochastic_compensation_is_less_noisy_than_a_stochastic_parameter() -
     assert c is not None
     noise = float((q.double() + c.double()).std())
     assert noise < float(p.double().std()) / 100
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.floats(-40, 40))
+@settings(max_examples=30, deadline=None)
+def test_split_is_float32_training_in_bfloat16_and_16_bits(seed: int, size: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    whole = 2.0**size * torch.randn(64, generator=generator)
+    updates = 2.0 ** (size - 9) * torch.randn(20, 64, generator=generator)
+    parameter = Storage(parse_precision("bf16"), torch.bfloat16)
+    carry = Storage(parse_precision("bf16"), torch.int16)
+    spec = StepSpec(Rule.ADD, Flag.NONE, (), parameter, WriteBack.SPLIT, carry)
+    p = torch.empty(64, dtype=torch.bfloat16)
+    low = first_rounding(p, whole, spec, None)
+    assert low is not None
+    for update in updates:
+        write_back(p, update, low, spec, None, None)
+        whole = whole + update
+        assert torch.equal(join_halves(p, low), whole)
+        away = (p.float() - whole).abs()
+        assert (away <= torch.maximum(p.float().abs(), whole.abs()) * 2.0**-8).all()
+
+
+def test_split_keeps_specials() -> None:
+    parameter = Storage(parse_precision("bf16"), torch.bfloat16)
+    carry = Storage(parse_precision("bf16"), torch.int16)
+    spec = StepSpec(Rule.ADD, Flag.NONE, (), parameter, WriteBack.SPLIT, carry)
+    top = torch.finfo(torch.float32).max
+    values = torch.tensor([math.inf, -math.inf, math.nan, -0.0, top, -top, 1e-45])
+    p = torch.empty(7, dtype=torch.bfloat16)
+    low = first_rounding(p, values, spec, None)
+    assert low is not None
+    assert torch.equal(join_halves(p, low).nan_to_num(7.0), values.nan_to_num(7.0))
+    assert p.isnan().tolist() == [False, False, True, False, False, False, False]
+    assert join_halves(p, low)[3].signbit()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("fmt", ["bf16", "e4m3", "e5m2", "fx8.4"])
+@settings(max_examples=15, deadline=None)
+@given(size=st.floats(-14, -4), seed=st.integers(0, 2**32 - 1), stochastic=st.booleans())
+def test_a_compensation_in_ulps_is_off_by_a_unit_a_step_at_most(
+    fmt: str, bits: int, size: float, seed: int, stochastic: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    p = torch.rand(32, generator=generator, dtype=torch.float64) + 0.5
+    updates = 2.0**size * torch.randn(20, 32, generator=generator, dtype=torch.float64)
+    rounding = ":stochastic16" if stochastic else ""
+    spec = StepSpec(
+        Rule.ADD,
+        Flag.NONE,
+        (),
+        Storage(parse_precision(fmt), torch.float64),
+        WriteBack.KAHAN,
+        Storage(parse_precision(fmt + rounding), ULP_DTYPES[bits], ulp_bits=bits),
+    )
+    total = p + updates.sum(0)
+    code = first_rounding(p, p.clone(), spec, Key(seed, 1))
+    assert code is not None
+    assert code.dtype == ULP_DTYPES[bits]
+    for step, update in enumerate(updates, 1):
+        write_back(p, update, code, spec, None, Key(seed, 1, step))
+    off = (exact(p, code, spec, torch.float64) - total).abs()
+    precision = parse_precision(fmt)
+    unit = ulp(precision, torch.full((32,), 2.0, dtype=torch.float64)) / 2**bits
+    assert (off <= (len(updates) + 1) * unit).all(), (off / unit).max()
+
+
+def test_a_compensation_in_ulps_has_no_threshold_near_zero() -> None:
+    """e4m3 starts at 2^-9: there a compensation in e4m3 is blind, one in ulps is not."""
+    u, steps = 2.0**-16, 1024
+    found = {}
+    for name in ("e4m3", "ulp8"):
+        storage = Storage(parse_precision("e4m3"), torch.float32)
+        if name == "ulp8":
+            storage = Storage(parse_precision("e4m3"), torch.int8, ulp_bits=8)
+        parameter = Storage(parse_precision("e4m3"), torch.float32)
+        spec = StepSpec(Rule.ADD, Flag.NONE, (), parameter, WriteBack.KAHAN, storage)
+        p = torch.zeros(1)
+        carry = first_rounding(p, torch.zeros(1), spec, None)
+        for _ in range(steps):
+            write_back(p, torch.full((1,), u), carry, spec, None, None)
+        found[name] = float(p)
+    assert found == {"e4m3": 0.0, "ulp8": u * steps}
+
+
+def test_lazy_collects_until_the_parameter_moves_and_then_forgets() -> None:
+    """From 1 in bf16 an ulp is 2^-7: the buffer empties when it passes half of it."""
+    updates = torch.full((40, 1), 2.0**-11)
+    spec = spec_of(torch.ones(1), "bf16", WriteBack.LAZY, "fp32")
+    p, pending = torch.ones(1), torch.zeros(1)
+    moves = []
+    for step, update in enumerate(updates, 1):
+        before = float(p)
+        write_back(p, update, pending, spec, None, None)
+        if float(p) != before:
+            moves.append(step)
+            assert float(pending) == 0
+            assert float(p) == before + 2.0**-7
+    # 8 updates are half an ulp, a tie to even; an odd neighbour below makes the tie go up.
+    assert moves == [9, 17, 26, 34]
+    p, pending, _ = run(torch.full((1,), 448.0), torch.full((20, 1), 8.0), "e4m3", WriteBack.LAZY)
+    assert pending is not None
+    assert float(pending) == 0  # at the end of the range nothing winds up
 
 
 def test_roundings_by_name() -> None:
