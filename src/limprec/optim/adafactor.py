@@ -111,7 +111,7 @@ class Adafactor(WriteBackOptimizer):
     def _scalars(self, group: dict[str, Any], count: int) -> tuple[float, ...]:
         return (1.0, -float(group["lr"]) * group["weight_decay"])
 
-    def _direction(self, p: Tensor, group: dict[str, Any], key: StepKey) -> Tensor | None:
+    def _direction(self, p: Tensor, group: dict[str, Any], key: StepKey) -> Tensor:
         assert p.grad is not None
         state, count = self.state[p], self.state[p]["step"]
         grad = p.grad.to(computing_dtype(p))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ..errors import LimprecError, OptimizerError
@@ -34,7 +33,9 @@ from ..kernels.steps import (
 )
 from ..kernels.steps.reference import step as reference_step
 from ..nn.tags import plan_of
+from . import full_precision
 from .checkpoints import SCALE, Kept, read_checkpoint
+from .lines import Line, line_up
 from .release import GradientRelease
 from .shards import Shard, shard_of
 from .storage import (
@@ -79,6 +80,7 @@ class WriteBackOptimizer(Optimizer):
         self._release: GradientRelease | None = None
         self._kept: dict[Tensor, Kept] = {}
         self._specs: dict[Any, StepSpec] = {}
+        self._lines: dict[Tensor, Line] = {}
         super().__init__(params, {**defaults, **DEFAULTS, **(storage or {}), "steps": 0})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -107,7 +109,7 @@ class WriteBackOptimizer(Optimizer):
             if chosen is None or p in chosen:
                 self._store(p, shard_of(p).local.to(computing_dtype(p)), group, index)
 
-    def full_precision_state_dict(self, model: torch.nn.Module | None = None) -> dict[str, Tensor]:
+    def full_precision_state_dict(self, model: nn.Module | None = None) -> dict[str, Tensor]:
         """Return what is known of every parameter, in float32 (float64 for float64 parameters).
 
         A compensation is added to its parameter, a full-precision copy or joined halves stand for
@@ -120,16 +122,10 @@ class WriteBackOptimizer(Optimizer):
         Raises:
             OptimizerError: if there are no names.
         """
-        result = {}
-        if model is not None:
-            result = {n: t.detach().clone() for n, t in model.state_dict().items()}
-        for name, p in self._named(model):
-            result[name] = self.exact(p)
-        return result
+        return full_precision.save(self, model)
 
-    @torch.no_grad()
     def load_full_precision_state_dict(
-        self, state: Mapping[str, Tensor], model: torch.nn.Module | None = None
+        self, state: Mapping[str, Tensor], model: nn.Module | None = None
     ) -> None:
         """Take parameters from a full-precision checkpoint; what rounding takes is kept beside.
 
@@ -141,24 +137,7 @@ class WriteBackOptimizer(Optimizer):
         Raises:
             OptimizerError: for a parameter that is missing or of another shape; nothing is changed.
         """
-        named = dict(self._named(model))
-        for name, p in named.items():
-            if name not in state or state[name].shape != p.shape:
-                found = f"of shape {tuple(state[name].shape)}" if name in state else "missing"
-                raise OptimizerError(
-                    "load_full_precision_state_dict",
-                    f"{name} is {found}",
-                    f"give a checkpoint of this model, {name} of shape {tuple(p.shape)}",
-                )
-        places = {p: (index, group) for index, p, group in self._enumerate()}
-        if model is not None:
-            others = {n: t for n, t in state.items() if n not in named}
-            model.load_state_dict(others, strict=False)
-        for name, p in named.items():
-            index, group = places[p]
-            shard = shard_of(p)
-            value = shard.cut(state[name]).to(shard.local.device, computing_dtype(p))
-            self._store(p, value, group, index)
+        full_precision.load(self, state, model)
 
     @torch.no_grad()
     def exact(self, p: Tensor) -> Tensor:
@@ -284,57 +263,43 @@ class WriteBackOptimizer(Optimizer):
 
     def _step_group(self, group: dict[str, Any], params: list[tuple[int, Tensor]]) -> None:
         """Step some parameters of a group; the group's steps are counted already."""
-        flags, strategy = self._flags(group), WriteBack(group["writeback"])
-        batches: dict[tuple[StepSpec, int], tuple[list[Slots], list[StepKey]]]
-        batches = defaultdict(lambda: ([], []))
+        flags, seed, steps = self._flags(group), group["seed"], group["steps"]
+        batches: dict[tuple[StepSpec, int], tuple[list[Slots], list[StepKey]]] = {}
         visits: list[tuple[Tensor, Tensor]] = []
         for index, p in params:
-            spec = self._spec(p, group, flags)
-            state = self.state[p]
+            line, state = self._line(p, group, index, flags), self.state[p]
             count = state["step"] = state.get("step", 0) + 1
-            slots, key = self._slots(p, group, index, spec, strategy, visits)
+            key = StepKey(seed, line.stream, steps, line.shard.offset)
+            carry = line.carry
+            if carry is not None and carry.device != line.shard.local.device:
+                carry = carry.to(line.shard.local.device)  # offloaded: it comes for a visit
+                visits.append((line.carry, carry))  # type: ignore[arg-type]
+            grad = self._direction(p, group, key)
+            slots = Slots(line.shard.local, grad, carry, line.states, line.scales)
             if self._observers:
-                self._observed(p, spec, slots, self._scalars(group, count), key)
+                self._observed(p, line.spec, slots, self._scalars(group, count), key)
                 continue
-            slots_list, keys = batches[spec, count]
-            slots_list.append(slots)
-            keys.append(key)
+            batch = batches.get((line.spec, count))
+            if batch is None:
+                batch = batches[line.spec, count] = ([], [])
+            batch[0].append(slots)
+            batch[1].append(key)
         for (spec, count), (slots_list, keys) in batches.items():
             step(spec, slots_list, self._scalars(group, count), keys)
         for home, visitor in visits:
             home.copy_(visitor)
 
-    def _slots(
-        self,
-        p: Tensor,
-        group: dict[str, Any],
-        index: int,
-        spec: StepSpec,
-        strategy: WriteBack,
-        visits: list[tuple[Tensor, Tensor]],
-    ) -> tuple[Slots, StepKey]:
-        """Collect one parameter's tensors; a carry kept elsewhere is brought over for a visit."""
-        state = self.state[p]
-        names = states(spec.rule, spec.flags)
-        if not state.keys() >= self._kept[p].states.keys():
-            self._make_states(p, self._kept[p].states)
-        shard = shard_of(p)
-        assert p.grad is not None
-        grad = shard_of(p.grad).local
-        carry = self._carry(p, strategy)
-        if carry is not None and carry.device != shard.local.device:
-            home, carry = carry, carry.to(shard.local.device)
-            visits.append((home, carry))
-        key = self._key(group, index, shard)
-        direction = self._direction(p, group, key)
-        slots = Slots(
-            shard.local,
-            grad if direction is None else direction,
-            carry,
-            tuple(shard_of(state[name]).local for name in names),
-            tuple(state.get(name + SCALE) for name in names),
-        )
-        return slots, key
+    def _line(self, p: Tensor, group: dict[str, Any], index: int, flags: Flag) -> Line:
+        """Return what a parameter's step needs beside its gradient: from last time, if it holds."""
+        line, state = self._lines.get(p), self.state[p]
+        if line is not None and line.holds(flags, group["strict"], state):
+            whole = line.shard.local is p
+            return line if whole else line._replace(shard=shard_of(p))
+        spec = self._spec(p, group, flags)
+        self._make_states(p, self._kept[p].states)
+        stream = OPTIMIZER_STREAM + index * STREAMS_PER_PARAMETER
+        line = self._lines[p] = line_up(spec, shard_of(p), state, stream)
+        return line
 
     def _observed(
         self, p: Tensor, spec: StepSpec, slots: Slots, scalars: Sequence[float], key: StepKey
@@ -365,7 +330,7 @@ class WriteBackOptimizer(Optimizer):
         loaded = read_checkpoint(self, state_dict)
         for group, new in zip(self.param_groups, loaded.groups, strict=True):
             group.update(new)
-        self._kept, self._specs = loaded.kept, {}
+        self._kept, self._specs, self._lines = loaded.kept, {}, {}
         for p, state in loaded.states.items():
             self.state[p] = state
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
@@ -381,9 +346,10 @@ class WriteBackOptimizer(Optimizer):
         """Return the rule's numbers (``SCALARS``) for a parameter's step number ``count``."""
         raise NotImplementedError
 
-    def _direction(self, p: Tensor, group: dict[str, Any], key: StepKey) -> Tensor | None:
-        """Return what stands for the gradient where the update is no element-wise formula."""
-        return None
+    def _direction(self, p: Tensor, group: dict[str, Any], key: StepKey) -> Tensor:
+        """Return the gradient, or what stands for it where no formula takes it as it is."""
+        assert p.grad is not None
+        return shard_of(p.grad).local
 
     def _wide(self, p: Tensor) -> Tensor:
         """Return the parameter as precisely as a rule sees it, in the computing dtype."""
@@ -519,20 +485,6 @@ class WriteBackOptimizer(Optimizer):
             name = carry_name(spec.strategy)
             assert name is not None
             self.state[p][name] = carry.cpu() if group["offload"] else shard.like(p, carry)
-
-    def _named(self, model: torch.nn.Module | None) -> Iterable[tuple[str, Tensor]]:
-        mine = {p for group in self.param_groups for p in group["params"]}
-        if model is not None:
-            return [(name, p) for name, p in model.named_parameters() if p in mine]
-        if not all("param_names" in group for group in self.param_groups):
-            raise OptimizerError(
-                "full precision", "the parameters have no names", "pass the model they are of"
-            )
-        return [
-            (name, p)
-            for group in self.param_groups
-            for name, p in zip(group["param_names"], group["params"], strict=True)
-        ]
 
 
 def _is_half(storage: Storage) -> bool:

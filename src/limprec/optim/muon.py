@@ -114,7 +114,7 @@ class Muon(WriteBackOptimizer):
     def _scalars(self, group: dict[str, Any], count: int) -> tuple[float, ...]:
         return (1.0, -float(group["lr"]) * group["weight_decay"])
 
-    def _direction(self, p: Tensor, group: dict[str, Any], key: StepKey) -> Tensor | None:
+    def _direction(self, p: Tensor, group: dict[str, Any], key: StepKey) -> Tensor:
         assert p.grad is not None
         state, storage = self.state[p], self._kept[p].states[_BUFFER]
         scale = state.get(_BUFFER + SCALE)

@@ -127,7 +127,7 @@ class WriteBackWrapper(WriteBackOptimizer):
     def _scalars(self, group: dict[str, Any], count: int) -> Sequence[float]:
         return (1.0, 0.0)
 
-    def _direction(self, p: Tensor, group: dict[str, Any], key: StepKey) -> Tensor | None:
+    def _direction(self, p: Tensor, group: dict[str, Any], key: StepKey) -> Tensor:
         return self._copies[p].detach() - self._before[p]
 
     def _empty_copies(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntFlag, StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
@@ -141,21 +142,17 @@ PARAMETER, CARRY, FIRST_STATE = 0, 1, 2
 """Places of a parameter's tensors among its streams."""
 
 
-@dataclass(frozen=True)
-class StepKey:
-    """Where the random bits of one parameter's step are.
-
-    Args:
-        seed: the optimizer's, 0 to 2^63 - 1.
-        stream: the parameter's first stream; each tensor kept takes its place's.
-        step: the group's number of steps.
-        offset: global row-major index of the first element, if the parameter is a shard.
-    """
+class StepKey(NamedTuple):
+    """Where the random bits of one parameter's step are."""
 
     seed: int
+    """The optimizer's, 0 to 2^63 - 1."""
     stream: int
+    """The parameter's first stream; each tensor kept takes its place's."""
     step: int
+    """The group's number of steps."""
     offset: int = 0
+    """Global row-major index of the first element, if the parameter is a shard."""
 
     def at(self, place: int) -> Key:
         """Return the random key of one of the parameter's tensors."""
