@@ -61,7 +61,7 @@ def can_round(x: Tensor, precision: Precision) -> bool:
     """
     fits = x.is_cpu and x.dtype in _DTYPES and has_kernel(precision.format)
     if fits and _MISSING is not None:
-        _warn_once()
+        warn_once()
         return False
     return fits
 
@@ -112,7 +112,8 @@ def round_to(
     return out
 
 
-def _warn_once() -> None:
+def warn_once() -> None:
+    """Warn, the first time, that the reference computes for want of the extension."""
     global _warned
     if not _warned:
         _warned = True
@@ -130,12 +131,13 @@ def _register_fakes() -> None:
     def fresh(x: Tensor, *arguments: int, **named: int) -> Tensor:
         return torch.empty_like(x)
 
-    def nothing(*arguments: Tensor | int, **named: int) -> None:
+    def nothing(*arguments: object, **named: object) -> None:
         return None
 
     torch.library.register_fake("limprec::round_to", fresh)
     torch.library.register_fake("limprec::round_to_", nothing)
     torch.library.register_fake("limprec::round_to_out", nothing)
+    torch.library.register_fake("limprec::step_", nothing)
 
 
 _ROUND: Any = None

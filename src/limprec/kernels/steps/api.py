@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...errors import KernelError
 from ..dispatch import Backend
+from ..native import steps as native
 from . import reference
 from .reference import Slots
 from .spec import StepKey, StepSpec
@@ -26,6 +28,17 @@ def step(
         scalars: the rule's numbers, see ``rules.SCALARS``.
         keys: where each parameter's random bits are; all of one seed and step.
         backend: who computes.
+
+    Raises:
+        KernelError: if the backend that is asked for has no kernel for the step or a tensor.
     """
+    if backend is Backend.NATIVE or (backend is Backend.AUTO and native.can_step(spec, slots)):
+        native.step(spec, slots, scalars, keys)
+        return
+    if backend is Backend.TRITON:
+        raise KernelError("triton backend", "no kernel for optimizer steps", "use Backend.AUTO")
     for one, key in zip(slots, keys, strict=True):
-        reference.step(spec, one, scalars, key)
+        if backend is Backend.AUTO and native.can_step(spec, (one,)):
+            native.step(spec, (one,), scalars, (key,))
+        else:
+            reference.step(spec, one, scalars, key)

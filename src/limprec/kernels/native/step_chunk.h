@@ -1,0 +1,251 @@
+// Any step: a few hundred elements at a time go through float32 buffers that stay in the first
+// cache. Every stage (reading, the rule, rounding, writing) is a loop of its own over them.
+#pragma once
+
+#include <stddef.h>
+
+#include "step_memory.h"
+#include "step_rules.h"
+#include "step_write_back.h"
+
+namespace limprec {
+extern const Kernels LIMPREC_TABLE;  // of this instruction set
+
+namespace LIMPREC_LEVEL {
+
+constexpr int CHUNK = 512;
+
+struct Buffers {
+  float g[CHUNK], w[CHUNK], p[CHUNK], carry[CHUNK], total[CHUNK];
+  float state[MAX_STATES][CHUNK], scaled[CHUNK];
+};
+
+// Where a chunk lies in its parameter.
+struct Place {
+  const StepSlot& slot;
+  const Key& key;
+  int64_t at;
+  int n;
+};
+
+template <class Work>
+static INLINE void each_vector(int n, Work&& work) {
+  for (int i = 0; i < n; i += LANES) work(i);
+}
+
+static inline void round_chunk(const Plan& plan, bool exact, const Place& here, uint32_t place,
+                               float* x) {
+  if (exact) return;
+  Plan mine = plan;
+  mine.key = here.key;
+  mine.key.stream = here.slot.stream + place;
+  LIMPREC_TABLE.round(mine, x, x, here.n, here.slot.offset + static_cast<uint64_t>(here.at));
+}
+
+// Blocks under one scale.
+
+static void read_blocks(const Storage& storage, const void* data, const uint8_t* scale,
+                        const Place& here, float* to) {
+  read(storage.memory, data, here.at, here.n, to);
+  for (int b = 0; b < here.n; b += BLOCK) {
+    const int code = scale[(here.at + b) / BLOCK];
+    // Code 0 is 2^-127, in two factors that are normal; 255 is NaN.
+    const float one = code == 255 ? __builtin_nanf("") : power_of_two(code == 0 ? -126 : code - 127);
+    const float two = code == 0 ? 0.5f : 1.0f;
+    each_vector(BLOCK, [&](int i) ALWAYS { store(to + b + i, load<f32>(to + b + i) * one * two); });
+  }
+}
+
+static uint32_t largest(const float* x) {
+  i32 most{};
+  each_vector(BLOCK, [&](int i) ALWAYS {
+    const i32 a = (i32)(load<u32>(x + i) & 0x7fffffffu);
+    most = a > most ? a : most;
+  });
+  int32_t result = 0;
+  for (int lane = 0; lane < LANES; lane++) result = most[lane] > result ? most[lane] : result;
+  return static_cast<uint32_t>(result);
+}
+
+static void write_blocks(const Storage& storage, void* data, uint8_t* scale, const Place& here,
+                         uint32_t place, float* x, float* scaled) {
+  for (int i = here.n; i % BLOCK != 0; i++) x[i] = 0;
+  for (int b = 0; b < here.n; b += BLOCK) {
+    const uint32_t top = largest(x + b);
+    const bool finite = top < 0x7f800000u;
+    const int wanted = static_cast<int>(top >> 23) - 127 - storage.max_exponent;
+    const int exponent = wanted < -127 ? -127 : wanted;
+    scale[(here.at + b) / BLOCK] = static_cast<uint8_t>(finite ? exponent + 127 : 255);
+    const float factor = finite ? power_of_two(-exponent) : __builtin_nanf("");
+    each_vector(BLOCK, [&](int i) ALWAYS { store(scaled + b + i, load<f32>(x + b + i) * factor); });
+  }
+  round_chunk(storage.plan, false, here, place, scaled);
+  if (storage.above_zero) {
+    each_vector(here.n, [&](int i) ALWAYS {
+      const f32 element = load<f32>(scaled + i);
+      const i32 lost = (element == 0) & (load<f32>(x + i) > 0);
+      store(scaled + i, lost ? splat(storage.smallest) : element);
+    });
+  }
+  write(storage.memory, data, here.at, here.n, scaled);
+}
+
+// Rule and states.
+
+template <Rule RULE, int STATES>
+static void advance_chunk(const StepPlan& plan, int n, Buffers& b) {
+  const uint32_t flags = plan.flags;
+  each_vector(n, [&](int i) ALWAYS {
+    f32 kept[STATES + 1];
+    for (int k = 0; k < STATES; k++) kept[k] = load<f32>(b.state[k] + i);
+    const f32 g = load<f32>(b.g + i), w = load<f32>(b.w + i);
+    store(b.g + i, advance<RULE, STATES>(flags, plan.scalars, g, w, kept));
+    for (int k = 0; k < STATES; k++) store(b.state[k] + i, kept[k]);
+  });
+}
+
+static void advance_chunk(const StepPlan& plan, int n, Buffers& b) {
+  switch (plan.rule) {
+    case Rule::SGD:
+      return plan.states == 0 ? advance_chunk<Rule::SGD, 0>(plan, n, b)
+                              : advance_chunk<Rule::SGD, 1>(plan, n, b);
+    case Rule::ADAM:
+      return plan.states == 2 ? advance_chunk<Rule::ADAM, 2>(plan, n, b)
+                              : advance_chunk<Rule::ADAM, 3>(plan, n, b);
+    case Rule::LION:
+      return advance_chunk<Rule::LION, 1>(plan, n, b);
+    case Rule::RMSPROP:
+      return plan.states == 1   ? advance_chunk<Rule::RMSPROP, 1>(plan, n, b)
+             : plan.states == 2 ? advance_chunk<Rule::RMSPROP, 2>(plan, n, b)
+                                : advance_chunk<Rule::RMSPROP, 3>(plan, n, b);
+    case Rule::ADD:
+      return advance_chunk<Rule::ADD, 0>(plan, n, b);
+    case Rule::AVERAGE:
+      return advance_chunk<Rule::AVERAGE, 0>(plan, n, b);
+  }
+}
+
+static void read_states(const StepPlan& plan, const Place& here, Buffers& b) {
+  for (int k = 0; k < plan.states; k++) {
+    const Storage& storage = plan.state[k];
+    const void* data = here.slot.state[k];
+    if (storage.in_blocks)
+      read_blocks(storage, data, here.slot.scale[k], here, b.state[k]);
+    else
+      read(storage.memory, data, here.at, here.n, b.state[k]);
+  }
+}
+
+static void write_states(const StepPlan& plan, const Place& here, Buffers& b) {
+  for (int k = 0; k < plan.states; k++) {
+    const Storage& storage = plan.state[k];
+    const uint32_t place = STATE_PLACE + static_cast<uint32_t>(k);
+    void* data = here.slot.state[k];
+    if (storage.in_blocks) {
+      write_blocks(storage, data, here.slot.scale[k], here, place, b.state[k], b.scaled);
+      continue;
+    }
+    round_chunk(storage.plan, storage.exact, here, place, b.state[k]);
+    write(storage.memory, data, here.at, here.n, b.state[k]);
+  }
+}
+
+// Write-backs. The update is in b.g.
+
+static void read_carry(const StepPlan& plan, const Place& here, Buffers& b) {
+  read(plan.carry.memory, here.slot.carry, here.at, here.n, b.carry);
+  if (plan.carry.ulp_bits == 0) return;
+  each_vector(here.n, [&](int i) ALWAYS {
+    const i32 unit = unit_exponent(load<f32>(b.p + i), plan.ulp, plan.carry.ulp_bits);
+    store(b.carry + i, load<f32>(b.carry + i) * power_of_two_of(unit));
+  });
+}
+
+// The carry from b.carry, beside the new parameter in b.total.
+static void write_carry(const StepPlan& plan, const Place& here, Buffers& b) {
+  if (plan.carry.ulp_bits != 0) {
+    each_vector(here.n, [&](int i) ALWAYS {
+      const f32 rest = load<f32>(b.carry + i);
+      const i32 unit = unit_exponent(load<f32>(b.total + i), plan.ulp, plan.carry.ulp_bits);
+      store(b.carry + i, (rest == rest ? rest : f32{}) * power_of_two_of(-unit));
+    });
+  }
+  round_chunk(plan.carry.plan, plan.carry.exact, here, CARRY_PLACE, b.carry);
+  write(plan.carry.memory, here.slot.carry, here.at, here.n, b.carry);
+}
+
+static void store_parameter(const StepPlan& plan, const Place& here, float* x) {
+  round_chunk(plan.parameter.plan, plan.parameter.exact, here, PARAMETER_PLACE, x);
+  write(plan.parameter.memory, here.slot.p, here.at, here.n, x);
+}
+
+static void add_compensated(const StepPlan& plan, const Place& here, Buffers& b) {
+  float* y = b.g;
+  read_carry(plan, here, b);
+  each_vector(here.n, [&](int i) ALWAYS {
+    store(y + i, load<f32>(y + i) + load<f32>(b.carry + i));
+  });
+  if (plan.strict) round_chunk(plan.strict_plan, false, here, CARRY_PLACE, y);
+  each_vector(here.n, [&](int i) ALWAYS {
+    const f32 total = load<f32>(b.p + i) + load<f32>(y + i);
+    store(b.w + i, total);
+    store(b.total + i, total);
+  });
+  store_parameter(plan, here, b.total);
+  each_vector(here.n, [&](int i) ALWAYS {
+    store(b.carry + i, rest_of(plan.strategy, load<f32>(b.p + i), load<f32>(y + i),
+                               load<f32>(b.w + i), load<f32>(b.total + i), plan.min, plan.max));
+  });
+  write_carry(plan, here, b);
+}
+
+static void write_back(const StepPlan& plan, const Place& here, Buffers& b) {
+  if (plan.strategy == WriteBack::KAHAN || plan.strategy == WriteBack::LAZY)
+    return add_compensated(plan, here, b);
+  each_vector(here.n, [&](int i) ALWAYS {
+    store(b.total + i, load<f32>(b.w + i) + load<f32>(b.g + i));
+  });
+  if (plan.strategy == WriteBack::MASTER)
+    write(plan.carry.memory, here.slot.carry, here.at, here.n, b.total);
+  if (plan.strategy != WriteBack::SPLIT) return store_parameter(plan, here, b.total);
+  each_vector(here.n, [&](int i) ALWAYS {
+    f32 x = load<f32>(b.total + i);
+    store(b.carry + i, to_float(split_halves(x)));
+    store(b.total + i, x);
+  });
+  write(plan.parameter.memory, here.slot.p, here.at, here.n, b.total);
+  write(plan.carry.memory, here.slot.carry, here.at, here.n, b.carry);
+}
+
+// The parameter as its memory has it, in b.p, and as precisely as a rule sees it, in b.w.
+static void read_parameter(const StepPlan& plan, const Place& here, Buffers& b) {
+  read(plan.parameter.memory, here.slot.p, here.at, here.n, b.p);
+  if (plan.strategy == WriteBack::MASTER) {
+    read(plan.carry.memory, here.slot.carry, here.at, here.n, b.w);
+  } else if (plan.strategy == WriteBack::SPLIT) {
+    read(plan.carry.memory, here.slot.carry, here.at, here.n, b.carry);
+    each_vector(here.n, [&](int i) ALWAYS {
+      store(b.w + i, join_halves(load<f32>(b.p + i), to_integer(load<f32>(b.carry + i))));
+    });
+  } else {
+    __builtin_memcpy(b.w, b.p, sizeof b.w);
+  }
+}
+
+static void step_by_chunks(const StepPlan& plan, const StepSlot& slot, int64_t begin, int64_t end) {
+  char memory[sizeof(Buffers) + BYTES];
+  Buffers& b = *reinterpret_cast<Buffers*>((reinterpret_cast<uintptr_t>(memory) + BYTES - 1) & -BYTES);
+  const Key& key = plan.parameter.plan.key;
+  for (int64_t at = begin; at < end; at += CHUNK) {
+    const Place here{slot, key, at, static_cast<int>(end - at < CHUNK ? end - at : CHUNK)};
+    read(plan.grad, slot.grad, at, here.n, b.g);
+    read_parameter(plan, here, b);
+    read_states(plan, here, b);
+    advance_chunk(plan, here.n, b);
+    write_states(plan, here, b);
+    write_back(plan, here, b);
+  }
+}
+
+}  // namespace LIMPREC_LEVEL
+}  // namespace limprec

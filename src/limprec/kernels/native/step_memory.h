@@ -1,0 +1,142 @@
+// What lies between steps, as float32 vectors: carriers.h and the dtypes of one byte, integers,
+// blocks under a scale, and units of an ulp.
+#pragma once
+
+#include "carriers.h"
+#include "step.h"
+
+namespace limprec::LIMPREC_LEVEL {
+
+typedef uint8_t u8 __attribute__((vector_size(BYTES / 4)));
+typedef int8_t i8 __attribute__((vector_size(BYTES / 4)));
+typedef int16_t i16 __attribute__((vector_size(BYTES / 2)));
+
+static INLINE f32 to_float(i32 x) { return __builtin_convertvector(x, f32); }
+static INLINE i32 to_integer(f32 x) { return __builtin_convertvector(x, i32); }
+
+// OCP's e4m3: no infinity, one NaN. Numbers below 2^-6 are multiples of 2^-9, and are counted: the
+// processor is slow with subnormal float32.
+struct E4M3 {
+  using Element = uint8_t;
+  static INLINE f32 get(const uint8_t* p) {
+    const u32 b = __builtin_convertvector(load<u8>(p), u32), a = b & 0x7fu;
+    const u32 small = bits(to_float((i32)a) * 0x1p-9f), normal = (a << 20) + (120u << 23);
+    const u32 number_bits = (i32)a < 8 ? small : (i32)a == 0x7f ? splat(0x7fc00000u) : normal;
+    return number(number_bits | (b & 0x80u) << 24);
+  }
+  static INLINE void put(uint8_t* p, f32 x) {
+    const u32 b = bits(x), a = b & 0x7fffffffu;
+    const u32 small = (u32)to_integer(number(a) * 0x1p9f), normal = (a - (120u << 23)) >> 20;
+    u32 code = (i32)a < 121 << 23 ? small : normal;
+    code = (i32)a >= 0x7f800000 ? splat(0x7fu) : code;
+    store(p, __builtin_convertvector(code | (b >> 24 & 0x80u), u8));
+  }
+};
+
+// The upper half of a half.
+struct E5M2 {
+  using Element = uint8_t;
+  static INLINE f32 get(const uint8_t* p) {
+    return from_half(__builtin_convertvector(load<u8>(p), u16) << 8);
+  }
+  static INLINE void put(uint8_t* p, f32 x) {
+    store(p, __builtin_convertvector(to_half(x) >> 8, u8));
+  }
+};
+
+struct Int8 {
+  using Element = int8_t;
+  static INLINE f32 get(const int8_t* p) {
+    return to_float(__builtin_convertvector(load<i8>(p), i32));
+  }
+  static INLINE void put(int8_t* p, f32 x) {
+    store(p, __builtin_convertvector(to_integer(x), i8));
+  }
+};
+
+struct Int16 {
+  using Element = int16_t;
+  static INLINE f32 get(const int16_t* p) {
+    return to_float(__builtin_convertvector(load<i16>(p), i32));
+  }
+  static INLINE void put(int16_t* p, f32 x) {
+    store(p, __builtin_convertvector(to_integer(x), i16));
+  }
+};
+
+// Calls work(C{}) with the class of a memory.
+template <class Work>
+static INLINE void with_memory(Memory memory, Work&& work) {
+  switch (memory) {
+    case Memory::FLOAT32:
+      return work(Float32{});
+    case Memory::BFLOAT16:
+      return work(BFloat16{});
+    case Memory::FLOAT16:
+      return work(Float16{});
+    case Memory::E4M3:
+      return work(E4M3{});
+    case Memory::E5M2:
+      return work(E5M2{});
+    case Memory::INT8:
+      return work(Int8{});
+    case Memory::INT16:
+      return work(Int16{});
+  }
+}
+
+// n numbers from memory, and zeros to the end of the last vector.
+static void read(Memory memory, const void* data, int64_t at, int n, float* to) {
+  with_memory(memory, [&](auto c) ALWAYS {
+    using C = decltype(c);
+    using T = typename C::Element;
+    const T* from = static_cast<const T*>(data) + at;
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) store(to + i, C::get(from + i));
+    if (i == n) return;
+    T memory_of_rest[LANES] = {};
+    T* rest = unaligned(memory_of_rest);
+    __builtin_memcpy(rest, from + i, static_cast<size_t>(n - i) * sizeof(T));
+    store(to + i, C::get(rest));
+  });
+}
+
+// n numbers to a memory that can hold them.
+static void write(Memory memory, void* data, int64_t at, int n, const float* from) {
+  with_memory(memory, [&](auto c) ALWAYS {
+    using C = decltype(c);
+    using T = typename C::Element;
+    T* to = static_cast<T*>(data) + at;
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) C::put(to + i, load<f32>(from + i));
+    if (i == n) return;
+    T memory_of_rest[LANES];
+    T* rest = unaligned(memory_of_rest);
+    C::put(rest, load<f32>(from + i));
+    __builtin_memcpy(to + i, rest, static_cast<size_t>(n - i) * sizeof(T));
+  });
+}
+
+// 2^exponent of each lane, -126 to 127.
+static INLINE f32 power_of_two_of(i32 exponent) { return number((u32)(exponent + 127) << 23); }
+
+static inline float power_of_two(int exponent) {  // the same
+  return __builtin_bit_cast(float, static_cast<uint32_t>(exponent + 127) << 23);
+}
+
+// The exponent of the unit that a compensation in ulps counts, p as stored beside it. Below float32's
+// normal numbers any exponent will do: the unit is the finest one.
+static INLINE i32 unit_exponent(f32 p, const Ulp& ulp, int ulp_bits) {
+  i32 exponent = i32{} + ulp.min_exponent;
+  if (!ulp.fixed) {
+    i32 a = (i32)(bits(p) & 0x7fffffffu);
+    a = a >= 0x7f800000 ? i32{} : a;  // what is not finite counts as 0
+    i32 own = (a >> 23) - 127;
+    own = own < ulp.min_exponent ? exponent : own;
+    exponent = a < static_cast<int32_t>(ulp.flushed) ? exponent : own - ulp.mantissa_bits;
+  }
+  exponent -= ulp_bits;
+  return exponent < FINEST_UNIT ? i32{} + FINEST_UNIT : exponent;
+}
+
+}  // namespace limprec::LIMPREC_LEVEL
