@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ..errors import LimprecError, OptimizerError
-from ..formats import Format, Precision, parse_precision
+from ..formats import Format
 from ..kernels import dtype_format
 from ..kernels.random import OPTIMIZER_STREAM
 from ..kernels.steps import (
@@ -34,23 +34,19 @@ from ..kernels.steps import (
 from ..kernels.steps.reference import step as reference_step
 from ..nn.tags import plan_of
 from . import full_precision
-from .checkpoints import SCALE, Kept, read_checkpoint
+from .checkpoints import read_checkpoint
+from .kept import Kept, keep, make_states
 from .lines import Line, line_up
 from .release import GradientRelease
 from .shards import Shard, shard_of
 from .storage import (
     DEFAULTS,
-    PLAN,
     StorageOptions,
-    carry_storage,
     element_bits,
-    parameter_storage,
+    option_text,
     state_storage,
 )
 from .writeback import Observer, UpdateEvent, parse_write_back
-
-BLOCK = 32
-"""Elements of a state's block."""
 
 
 class WriteBackOptimizer(Optimizer):
@@ -79,7 +75,6 @@ class WriteBackOptimizer(Optimizer):
         self._observers: list[Observer] = []
         self._release: GradientRelease | None = None
         self._kept: dict[Tensor, Kept] = {}
-        self._specs: dict[Any, StepSpec] = {}
         self._lines: dict[Tensor, Line] = {}
         super().__init__(params, {**defaults, **DEFAULTS, **(storage or {}), "steps": 0})
 
@@ -89,7 +84,7 @@ class WriteBackOptimizer(Optimizer):
         group = self.param_groups[-1]
         try:
             self._check_group(group)
-            kept = {p: self._storages(p, group) for p in group["params"]}
+            kept = {p: self._keep(p, group) for p in group["params"]}
         except LimprecError:
             self.param_groups.pop()  # no state half-changed
             raise
@@ -163,7 +158,8 @@ class WriteBackOptimizer(Optimizer):
         Raises:
             OptimizerError: if ``p`` is no parameter of this optimizer.
         """
-        kept, named, plan = self._kept_of(p), self._storages_by_name(p), plan_of(p)
+        self._group_of(p)
+        kept, named, plan = self._kept[p], self._kept[p].beside(), plan_of(p)
         gradient = plan.gradient.format if plan else dtype_format(p.dtype, "formats_of")
         formats: dict[str, Format] = {"parameter": kept.parameter.format, "gradient": gradient}
         counted = kept.carry is not None and (kept.carry.ulp_bits or _is_half(kept.carry))
@@ -179,7 +175,7 @@ class WriteBackOptimizer(Optimizer):
         format; scales of blocks are counted in.
         """
         bits = {role: float(fmt.bits) for role, fmt in self.formats_of(p).items()}
-        return bits | {n: element_bits(s) for n, s in self._storages_by_name(p).items()}
+        return bits | {n: element_bits(s) for n, s in self._kept[p].beside().items()}
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Call ``observer(parameter, event)`` after each write-back; return what stops it."""
@@ -296,7 +292,7 @@ class WriteBackOptimizer(Optimizer):
             whole = line.shard.local is p
             return line if whole else line._replace(shard=shard_of(p))
         spec = self._spec(p, group, flags)
-        self._make_states(p, self._kept[p].states)
+        make_states(p, state, self._kept[p].states, self._state_shape)
         stream = OPTIMIZER_STREAM + index * STREAMS_PER_PARAMETER
         line = self._lines[p] = line_up(spec, shard_of(p), state, stream)
         return line
@@ -330,7 +326,7 @@ class WriteBackOptimizer(Optimizer):
         loaded = read_checkpoint(self, state_dict)
         for group, new in zip(self.param_groups, loaded.groups, strict=True):
             group.update(new)
-        self._kept, self._specs, self._lines = loaded.kept, {}, {}
+        self._kept, self._lines = loaded.kept, {}
         for p, state in loaded.states.items():
             self.state[p] = state
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
@@ -369,12 +365,12 @@ class WriteBackOptimizer(Optimizer):
                 type(self).__name__, f"seed is {seed!r}", "give an integer from 0 to 2^63 - 1"
             )
         for option in ("format", "compensation_format"):
-            group[option] = _text(group[option])
+            group[option] = option_text(group[option])
         given = group["state_format"]
         if isinstance(given, Mapping):
-            group["state_format"] = {name: _text(fmt) for name, fmt in given.items()}
+            group["state_format"] = {name: option_text(fmt) for name, fmt in given.items()}
         else:
-            group["state_format"] = _text(given)
+            group["state_format"] = option_text(given)
 
     def _states(self, p: Tensor, group: dict[str, Any]) -> dict[str, Storage]:
         """Return the states of a parameter by their names, and how each is kept."""
@@ -400,56 +396,14 @@ class WriteBackOptimizer(Optimizer):
                 return group
         raise OptimizerError(type(self).__name__, "not a parameter of this optimizer", "give one")
 
-    def _kept_of(self, p: Tensor) -> Kept:
-        self._group_of(p)
-        return self._kept[p]
-
-    def _storages_by_name(self, p: Tensor) -> dict[str, Storage]:
-        """Return the storages of what is kept beside a parameter, by the names in its state."""
-        group, kept = self._group_of(p), self._kept_of(p)
-        named: dict[str, Storage] = {}
-        name = carry_name(WriteBack(group["writeback"]))
-        if name is not None and kept.carry is not None:
-            named[name] = kept.carry
-        return named | kept.states
-
-    def _storages(self, p: Tensor, group: dict[str, Any]) -> Kept:
-        if p.is_complex() or not p.is_floating_point():
-            raise OptimizerError(
-                type(self).__name__, f"a parameter of {p.dtype}", "give floating-point parameters"
-            )
-        kept = Kept(parameter_storage(p, group), carry_storage(p, group), self._states(p, group))
-        given = group["state_format"]
-        unknown = set(given) - set(kept.states) if isinstance(given, Mapping) else ()
-        if unknown:
-            raise OptimizerError(
-                "state_format",
-                f"no state {', '.join(sorted(unknown))}",
-                f"{type(self).__name__} keeps {', '.join(kept.states) or 'none'}",
-            )
-        return kept
+    def _keep(self, p: Tensor, group: dict[str, Any]) -> Kept:
+        return keep(type(self).__name__, p, group, self._states)
 
     def _spec(self, p: Tensor, group: dict[str, Any], flags: Flag | None = None) -> StepSpec:
-        kept = self._kept[p]
         flags = self._flags(group) if flags is None else flags
-        spec = self._specs.get((flags, id(kept), group["strict"]))
-        if spec is None:
-            names = states(self.rule, flags)
-            if not kept.states.keys() >= set(names):  # an option was changed on the way
-                kept = self._kept[p] = self._storages(p, group)
-            spec = StepSpec(
-                self.rule,
-                flags,
-                tuple(kept.states[name] for name in names),
-                kept.parameter,
-                WriteBack(group["writeback"]),
-                kept.carry,
-                group["strict"],
-            )
-            # One object for equal specs: batches are looked up by it.
-            spec = self._specs.setdefault(spec, spec)
-            self._specs[flags, id(kept), group["strict"]] = spec
-        return spec
+        if not self._kept[p].fits(self.rule, flags):  # an option was changed on the way
+            self._kept[p] = self._keep(p, group)
+        return self._kept[p].spec(self.rule, flags, group["strict"])
 
     def _key(self, group: dict[str, Any], index: int, shard: Shard) -> StepKey:
         stream = OPTIMIZER_STREAM + index * STREAMS_PER_PARAMETER
@@ -458,22 +412,6 @@ class WriteBackOptimizer(Optimizer):
     def _carry(self, p: Tensor, strategy: WriteBack) -> Tensor | None:
         name = carry_name(strategy)
         return None if name is None else shard_of(self.state[p][name]).local
-
-    def _make_states(self, p: Tensor, kept: dict[str, Storage]) -> None:
-        """Make the states that are not there yet, zero everywhere."""
-        state = self.state[p]
-        for name, storage in kept.items():
-            if name in state:
-                continue
-            if storage.in_blocks:
-                local = shard_of(p).local
-                blocks = -(-local.numel() // BLOCK)
-                state[name] = torch.zeros(local.shape, dtype=storage.dtype, device=local.device)
-                state[name + SCALE] = torch.zeros(blocks, dtype=torch.uint8, device=local.device)
-            elif (shape := self._state_shape(p, name)) == p.shape:
-                state[name] = torch.zeros_like(p, dtype=storage.dtype, requires_grad=False)
-            else:
-                state[name] = torch.zeros(shape, dtype=storage.dtype, device=p.device)
 
     def _store(self, p: Tensor, value: Tensor, group: dict[str, Any], index: int) -> None:
         """Round a value into a parameter and keep what that takes."""
@@ -489,17 +427,3 @@ class WriteBackOptimizer(Optimizer):
 
 def _is_half(storage: Storage) -> bool:
     return storage.dtype == torch.int16 and not storage.ulp_bits
-
-
-def _text(given: Any) -> Any:
-    """Return a format option as text, so that it is good for a checkpoint; checks it."""
-    if given is None or given == PLAN or given == "mxfp8":
-        return given
-    if isinstance(given, Precision):
-        text = str(given)
-        return text if ":" in text else f"{text}:{given.rounding}"
-    if isinstance(given, str) and given.partition(":")[0] in ("ulp8", "ulp16"):
-        parse_precision("fp32:" + (given.partition(":")[2] or "nearest"))
-        return given
-    precision = parse_precision(given)
-    return given if isinstance(given, str) else str(precision)

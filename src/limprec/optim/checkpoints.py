@@ -13,22 +13,13 @@ from ..errors import OptimizerError
 from ..formats import Precision
 from ..kernels.steps import Storage, WriteBack, carry_name
 from ..kernels.steps.memory import write
+from .kept import BLOCK, SCALE, Kept
 
 if TYPE_CHECKING:
     from .base import WriteBackOptimizer
 
-SCALE = "_scale"
-"""Ends the name of the tensor with the scales of a state in blocks."""
 _OURS = "writeback"
 """An option that only the groups of this package have."""
-
-
-class Kept(NamedTuple):
-    """How everything of one parameter is kept; the same for every step."""
-
-    parameter: Storage
-    carry: Storage | None
-    states: dict[str, Storage]
 
 
 class Checkpoint(NamedTuple):
@@ -64,7 +55,7 @@ def read_checkpoint(optimizer: WriteBackOptimizer, state_dict: dict[str, Any]) -
         optimizer._check_group(merged)
         result.groups.append({k: v for k, v in merged.items() if k != "params"})
         for number, p in zip(saved["params"], group["params"], strict=True):
-            kept = optimizer._storages(p, merged)
+            kept = optimizer._keep(p, merged)
             result.kept[p] = kept
             state = state_dict["state"].get(number, {})
             carry = carry_name(WriteBack(merged[_OURS]))
@@ -139,7 +130,7 @@ def _load(
     scales = None
     if storage.in_blocks:
         kept = kept.contiguous()
-        scales = torch.zeros(-(-value.numel() // 32), dtype=torch.uint8, device=device)
+        scales = torch.zeros(-(-value.numel() // BLOCK), dtype=torch.uint8, device=device)
     nearest = replace(storage, precision=Precision(storage.format))
     write(kept, scales, value.detach().to(device, torch.float32), nearest, None)
     return {name: kept} if scales is None else {name: kept, name + SCALE: scales}

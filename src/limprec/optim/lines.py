@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..kernels.steps import Flag, StepSpec, carry_name, states
-from .checkpoints import SCALE
+from .kept import SCALE
 from .shards import Shard, shard_of
 
 

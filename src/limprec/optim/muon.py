@@ -14,7 +14,7 @@ from ..kernels.steps import Flag, Rule, StepKey, Storage, computing_dtype
 from ..kernels.steps.memory import read, write
 from ..kernels.steps.spec import FIRST_STATE
 from .base import WriteBackOptimizer
-from .checkpoints import SCALE
+from .kept import SCALE
 from .options import check_fraction, check_not_negative
 from .shards import require_whole
 from .storage import StorageOptions, state_storage

@@ -38,7 +38,7 @@ FormatLike = str | Format | Precision | None
 PLAN = "plan"
 NARROW = 16
 """States of so many bits or fewer stall if they are rounded to nearest, unless told to be."""
-_EIGHT_BITS = ("mxfp8", "mxfp8_e4m3", "mxfp8_e5m2")
+MXFP8 = "mxfp8"
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _ULPS = {"ulp8": 8, "ulp16": 16}
 
@@ -158,7 +158,7 @@ def state_storage(p: Tensor, group: dict[str, Any], name: str) -> Storage:
 
 def named_state(given: FormatLike, second: bool) -> Precision:
     """Return the precision of a state's format as users write it; narrow ones do not stall."""
-    if given == "mxfp8":
+    if given == MXFP8:
         given = "mxfp8_e5m2" if second else "mxfp8_e4m3"
     assert given is not None
     precision = parse_precision(given)
@@ -166,6 +166,20 @@ def named_state(given: FormatLike, second: bool) -> Precision:
     if explicit or precision.format.bits > NARROW:
         return precision
     return _stochastic(precision.format)
+
+
+def option_text(given: Any) -> Any:
+    """Return a format option as text, so that it is good for a checkpoint; checks it."""
+    if given is None or given in (PLAN, MXFP8):
+        return given
+    if isinstance(given, Precision):
+        text = str(given)
+        return text if ":" in text else f"{text}:{given.rounding}"
+    if isinstance(given, str) and given.partition(":")[0] in _ULPS:
+        parse_precision("fp32:" + (given.partition(":")[2] or "nearest"))
+        return given
+    precision = parse_precision(given)
+    return given if isinstance(given, str) else str(precision)
 
 
 def element_bits(storage: Storage) -> float:

@@ -1,4 +1,4 @@
-"""Optimizer steps in C++ on the CPU: the bits of ``steps.reference``, many parameters in one call."""
+"""Optimizer steps in C++ on the CPU: the bits of ``steps.reference``, many parameters a call."""
 
 from __future__ import annotations
 
