@@ -16,12 +16,14 @@ import torch
 
 import limprec as lp
 from limprec.errors import KernelError
-from limprec.formats import parse_precision
+from limprec.formats import ScaledFormat, parse_precision
 from limprec.kernels import triton
 from limprec.kernels.native import SlowBackendWarning
+from limprec.kernels.triton.runs import runs_of
 from limprec.kernels.triton.spec import make_spec
 
-CHECKS = Path(__file__).with_name("triton_checks.py")
+HERE = Path(__file__).parent
+CHECKS = [str(HERE / "triton_checks.py"), str(HERE / "triton_group_checks.py")]
 there = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
 )
@@ -39,32 +41,43 @@ there = pytest.mark.skipif(
 )
 def test_same_bits_as_the_reference(where: str, tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1" if where == "interpreter" else "0"}
-    command = [sys.executable, "-m", "pytest", str(CHECKS), "-p", "no:cacheprovider", "-x"]
+    command = [sys.executable, "-m", "pytest", *CHECKS, "-p", "no:cacheprovider", "-x"]
+    command += ["-W", "ignore::RuntimeWarning"]  # the interpreter divides as numpy does
     run = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=CHECKS.parents[2]
+        command, capture_output=True, text=True, env=environment, cwd=HERE.parents[1]
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "skipped" not in run.stdout.splitlines()[-1]
 
 
-def ptx_of(kernel: Any, pointers: list[str], carrier: str, constants: dict[str, Any]) -> str:
-    """Compile as a launch with a count that 16 divides would, for a GPU that need not be there."""
+def ptx_of(
+    kernel: Any, carrier: str, constants: dict[str, Any], numbers: dict[str, int] | None = None
+) -> str:
+    """Compile as a launch would, for a GPU that need not be there.
+
+    ``numbers`` are arguments whose values a launch looks at: 1, or multiples of 16.
+    """
     from triton import compile
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    numbers = {"count": 4096} if numbers is None else numbers
     carried = "*i32" if carrier == "float32" else "*i16"
-    signature = dict.fromkeys(kernel.arg_names, "i64")
-    signature |= {n: "*i32" if n == "top" else carried for n in pointers}
-    signature |= dict.fromkeys(constants, "constexpr")
+    pointers = {"x": carried, "out": carried, "top": "*i32", "extremes": "*i32", "scale": "*fp32"}
+    pointers = {n: t for n, t in pointers.items() if n in kernel.arg_names}
+    fixed = {**constants, **{n: 1 for n, value in numbers.items() if value == 1}}
+    signature = dict.fromkeys(kernel.arg_names, "i64") | pointers
+    signature |= dict.fromkeys(fixed, "constexpr")
     places = {n: (i,) for i, n in enumerate(kernel.arg_names)}
+    multiples = [n for n, value in numbers.items() if value % 16 == 0]
     source = ASTSource(
         kernel,
         signature,
-        constexprs={places[n]: value for n, value in constants.items()},
-        attrs={places[n]: [["tt.divisibility", 16]] for n in (*pointers, "count")},
+        constexprs={places[n]: value for n, value in fixed.items()},
+        attrs={places[n]: [["tt.divisibility", 16]] for n in (*pointers, *multiples)},
     )
-    return str(compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"])
+    options = {"enable_fp_fusion": kernel.arg_names.count("scale") == 0}  # as launch.py has it
+    return str(compile(source, target=GPUTarget("cuda", 80, 32), options=options).asm["ptx"])
 
 
 @there
@@ -79,20 +92,55 @@ def test_kernels_compile_to_integer_arithmetic(
 
     if INTERPRETED:
         pytest.skip("TRITON_INTERPRET is set: nothing is compiled")
-    code = {"largest": ptx_of(largest, ["x", "top"], carrier, {"CARRIER": carrier, "BLOCK": 1024})}
+    code = {"largest": ptx_of(largest, carrier, {"CARRIER": carrier, "BLOCK": 1024})}
     for name in ("e5m2", "e4m3:down", "e8m3b130:stochastic", "binary8p1", "dfx8", "fx8.4-wrap:up"):
         constants = compiled_for(make_spec(name), carrier, phase=0)
-        code[name] = ptx_of(round_elements, ["x", "out", "top"], carrier, constants)
+        code[name] = ptx_of(round_elements, carrier, constants)
     few = compiled_for(make_spec("e8m3b130:stochastic16"), carrier, phase=0)
-    code["half"] = ptx_of(round_elements, ["x", "out", "top"], carrier, few)
+    code["half"] = ptx_of(round_elements, carrier, few)
     products = {name: code[name].count("mul.hi") for name in ("half", "e8m3b130:stochastic")}
     assert 14 <= products["half"] <= 0.6 * products["e8m3b130:stochastic"]  # two a round
     for name, ptx in code.items():
         assert "ld.global.v4.b32" in ptx, f"{name} does not read 16 bytes at a time"
-        floating = r"\b(add|sub|mul|fma|div|min|max)\.[\w.]*(f16|bf16|f32|f64)\b|ftz"
-        assert not re.search(floating, ptx), name
+        assert not floating_point(ptx), name
     constants = compiled_for(make_spec("e5m2:stochastic"), carrier, phase=3)
-    ptx_of(round_elements, ["x", "out", "top"], carrier, constants)
+    ptx_of(round_elements, carrier, constants)
+
+
+def floating_point(ptx: str) -> set[str]:
+    """Return the instructions that compute with floats; conversions are exact here."""
+    found = re.findall(r"\b((?:add|sub|mul|fma|div|min|max)\.[\w.]*(?:f16|bf16|f32|f64))\b", ptx)
+    return {*found, *re.findall(r"\w*ftz\w*", ptx)}
+
+
+@there
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *(("mxfp8_e4m3:stochastic16", (256, 256)), ("mxint8a0", (256, 256))),
+        *(("dfx8c0", (256, 4096)), ("nvfp4:stochastic", (256, 256))),
+        *(("int8", (256, 256)), ("int8sc0", (256, 256)), ("int8mc-1", (256, 256))),
+    ],
+)
+def test_shared_scales_compile_to_exact_arithmetic(
+    name: str, shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Integers for powers of two as scales; else single operations, each rounded to nearest."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from limprec.kernels.triton.grouped import round_runs
+    from limprec.kernels.triton.launch import INTERPRETED, compiled_for_runs
+
+    if INTERPRETED:
+        pytest.skip("TRITON_INTERPRET is set: nothing is compiled")
+    fmt = parse_precision(name).format
+    assert isinstance(fmt, ScaledFormat)
+    runs = runs_of(torch.Size(shape), fmt)
+    constants = compiled_for_runs(make_spec(name), "float32", runs, offset=0)
+    fields = ("count", "size", "length", "blocks", "stride", "parts", "entries")
+    ptx = ptx_of(round_runs, "float32", constants, {n: getattr(runs, n) for n in fields})
+    assert "ld.global.v4.b32" in ptx
+    exact = {"add.rn.f32", "sub.rn.f32", "mul.rn.f32", "div.rn.f32", "min.f32", "max.f32"}
+    assert floating_point(ptx) <= (exact if name.startswith(("int", "nv")) else set())
 
 
 def test_nothing_is_imported_before_it_is_needed() -> None:

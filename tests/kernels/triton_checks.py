@@ -69,7 +69,7 @@ def check(x: Tensor, precision: Precision, key: Key = KEY) -> None:
     fmt, rounding, bits = precision.format, precision.rounding, precision.random_bits
     expected = reference.quantize(x, fmt, rounding, key, random_bits=bits)
     got = triton.round_to(x.to(DEVICE), precision, key)
-    assert_same(got, expected, x, f"{precision} in {x.dtype}")
+    assert_same(got, expected, x, f"{precision} in {x.dtype} {tuple(x.shape)}")
 
 
 def fits(fmt: Format, dtype: torch.dtype) -> bool:
@@ -215,14 +215,14 @@ def test_counters_carry(boundary: int) -> None:
         check(torch.full((400,), 0.3), parse_precision(name), Key(5, offset=boundary - 203))
 
 
-@pytest.mark.parametrize("bits", range(1, 33))
+@pytest.mark.parametrize("bits", [1, 2, 9, 15, 16, 17, 31, 32])
 def test_random_bits_by_choice(bits: int) -> None:
     x = torch.cat([spread(torch.float32, 100), torch.linspace(0.9, 1.3, 200)])
     for name in ("e5m2", "fx8.4", "dfx8"):
         check(x, Precision(parse_format(name), Rounding.STOCHASTIC, bits), Key(3, offset=bits))
 
 
-@pytest.mark.parametrize("name", ["e4m3:stochastic", "dfx8"])
+@pytest.mark.parametrize("name", ["e4m3:stochastic", "dfx8", "mxfp4_e2m1b3:stochastic", "int8"])
 def test_layouts(name: str) -> None:
     precision = parse_precision(name)
     memory = spread(torch.float32, 6 * 7 * 8 * 3)
@@ -246,7 +246,7 @@ def test_layouts(name: str) -> None:
     assert_same(triton.round_to(part, precision, KEY, out=part), expected, part)
 
 
-@pytest.mark.parametrize("name", ["e4m3:stochastic", "dfx8"])
+@pytest.mark.parametrize("name", ["e4m3:stochastic", "dfx8", "dfx8b4"])
 def test_out_may_overlap(name: str) -> None:
     precision, memory = parse_precision(name), torch.randn(5000).to(DEVICE)
     for x, out in (
@@ -284,7 +284,7 @@ def test_autograd_is_informed() -> None:
 
 def test_the_door() -> None:
     x = torch.randn(100, device=DEVICE)
-    for name in ("e4m3:stochastic", "dfx8", "fx8.4:up"):
+    for name in ("e4m3:stochastic", "dfx8", "fx8.4:up", "mxfp8_e4m3", "nvfp4:stochastic8"):
         y = lp.quantize(x, name, seed=3, step=2, offset=7, backend=Backend.TRITON)
         expected = lp.quantize(x.cpu(), name, seed=3, step=2, offset=7, backend=Backend.REFERENCE)
         assert_same(y, expected, x)
@@ -298,7 +298,7 @@ def test_refusals() -> None:
     x = torch.randn(4, device=DEVICE)
     with pytest.raises(KernelError, match="without a key"):
         triton.round_to(x, parse_precision("e5m2:stochastic"), None)
-    for odd, name in ((x.double(), "e5m2"), (x.int(), "e5m2"), (x, "dfx8b2"), (x, "posit8")):
+    for odd, name in ((x.double(), "e5m2"), (x.int(), "e5m2"), (x.half(), "nvfp4"), (x, "posit8")):
         assert not triton.can_round(odd, parse_precision(name))
         with pytest.raises(KernelError, match=f"no kernel for {name} in {odd.dtype}"):
             triton.round_to(odd, parse_precision(name), None)

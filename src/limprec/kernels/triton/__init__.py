@@ -17,7 +17,7 @@ from ...formats import Precision, Rounding
 from ..native import SlowBackendWarning
 from ..random import Key
 from .ops import ROUND, ROUND_IN_PLACE, ROUND_TO_OUT
-from .spec import CARRIERS, is_supported, text_of
+from .spec import is_supported, text_of
 
 __all__ = ["can_round", "missing", "round_to"]
 
@@ -51,7 +51,7 @@ def can_round(x: Tensor, precision: Precision) -> bool:
     CPU tensors only in the interpreter. Warns once, with ``SlowBackendWarning``, if a GPU's tensor
     would fit but Triton is missing.
     """
-    if x.dtype not in CARRIERS or not is_supported(precision.format):
+    if not is_supported(precision.format, x.dtype):
         return False
     interpreted, problem = _load()
     if problem is not None:

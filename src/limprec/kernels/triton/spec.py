@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 
@@ -12,10 +12,13 @@ import torch
 from ...errors import KernelError
 from ...formats import (
     MAX_RANDOM_BITS,
+    NVFP4,
+    Affine,
     DynamicFixedPoint,
     FixedPoint,
     FloatingPoint,
     Format,
+    Microscaling,
     Precision,
     parse_precision,
 )
@@ -44,6 +47,18 @@ class Kind(IntEnum):
     SATURATING = 1
     WRAPPING = 2
     DYNAMIC = 3
+    MX_FLOATING = 4
+    MX_FIXED = 5
+    NVFP4 = 6
+    SYMMETRIC = 7
+    """Affine integers about 0."""
+    ZERO_POINT = 8
+    """Affine integers with an integer zero point."""
+    FROM_LEAST = 9
+    """Affine integers that count from the smallest element."""
+
+
+_AFFINE = {"none": Kind.SYMMETRIC, "integer": Kind.ZERO_POINT, "real": Kind.FROM_LEAST}
 
 
 @dataclass(frozen=True)
@@ -51,25 +66,28 @@ class Spec:
     """One precision for one kernel. Magnitudes are bit patterns of float32.
 
     Args:
-        kind: the family.
+        kind: the family; ``bits`` to ``beyond`` are those of its elements.
         mode: the rounding mode.
-        bits: mantissa bits (floating), word length (else).
+        bits: mantissa bits (floating, MX), word length (else).
         step: exponent of the smallest normal value (floating), of the LSB (fixed point).
         least: exponent of the smallest positive value.
-        highest: magnitude of the largest value; the largest code under a dynamic scale.
-        lowest: magnitude of the most negative value.
+        highest: magnitude of the largest value; the largest code under a dynamic or float scale,
+            the largest value in units of its last bit under MX.
+        lowest: magnitude of the most negative value; the smallest code under a float scale.
+        peak: exponent of the largest value, under MX.
         beyond: magnitude that floats take over ``highest``.
         signed_zero: whether -0 stays.
         random_bits: how many bits of a random word count, under ``STOCHASTIC``.
     """
 
     kind: Kind
-    mode: Mode
-    bits: int
+    mode: Mode = Mode.NEAREST
+    bits: int = 0
     step: int = 0
     least: int = 0
     highest: int = 0
     lowest: int = 0
+    peak: int = 0
     beyond: int = 0
     signed_zero: bool = False
     random_bits: int = MAX_RANDOM_BITS
@@ -90,11 +108,12 @@ class Spec:
         }
 
 
-def is_supported(fmt: Format) -> bool:
-    """Return whether there is a kernel for a format: all scalar ones but tables and e8m0."""
-    if isinstance(fmt, DynamicFixedPoint):
-        return fmt.per_tensor
-    return isinstance(fmt, FloatingPoint | FixedPoint)
+def is_supported(fmt: Format, dtype: torch.dtype) -> bool:
+    """Return whether there is a kernel for a format in a carrier: all but tables and e8m0."""
+    if isinstance(fmt, NVFP4 | Affine):
+        return dtype == torch.float32
+    kinds = FloatingPoint | FixedPoint | DynamicFixedPoint | Microscaling
+    return dtype in CARRIERS and isinstance(fmt, kinds)
 
 
 @lru_cache(maxsize=4096)
@@ -105,35 +124,55 @@ def make_spec(text: str) -> Spec:
         KernelError: for a format without a kernel.
     """
     precision = parse_precision(text)
-    fmt, mode, random_bits = precision.format, Mode[precision.rounding.name], precision.random_bits
-    if not is_supported(fmt):
-        raise KernelError("triton backend", f"no kernel for {fmt}", "use Backend.AUTO")
+    mode, random_bits = Mode[precision.rounding.name], precision.random_bits
+    return replace(_spec_of(precision.format), mode=mode, random_bits=random_bits)
+
+
+def _spec_of(fmt: Format) -> Spec:
     if isinstance(fmt, FloatingPoint):
-        highest = _magnitude(fmt.max)
-        if fmt.overflow == "saturate" or not (fmt.has_infinity or fmt.has_nan):
-            beyond = highest
-        else:
-            beyond = INFINITY if fmt.has_infinity else NAN
-        return Spec(
-            Kind.FLOATING,
-            mode,
-            fmt.mantissa_bits,
-            fmt.min_exponent,
-            fmt.min_exponent - fmt.mantissa_bits * fmt.subnormals,
-            highest,
-            beyond=beyond,
-            signed_zero=fmt.has_negative_zero,
-            random_bits=random_bits,
-        )
+        return _floating(fmt)
     if isinstance(fmt, FixedPoint):
         kind = Kind.WRAPPING if fmt.overflow == "wrap" else Kind.SATURATING
-        highest, lowest = _magnitude(fmt.max), _magnitude(-fmt.min)
-        if kind is Kind.WRAPPING:
-            highest = fmt.code_max
+        highest = fmt.code_max if kind is Kind.WRAPPING else _magnitude(fmt.max)
         lsb = -fmt.fraction_bits
-        return Spec(kind, mode, fmt.bits, lsb, lsb, highest, lowest, random_bits=random_bits)
-    assert isinstance(fmt, DynamicFixedPoint)
-    return Spec(Kind.DYNAMIC, mode, fmt.bits, highest=fmt.code_max, random_bits=random_bits)
+        return Spec(
+            kind, bits=fmt.bits, step=lsb, least=lsb, highest=highest, lowest=_magnitude(-fmt.min)
+        )
+    if isinstance(fmt, DynamicFixedPoint):
+        return Spec(Kind.DYNAMIC, bits=fmt.bits, highest=fmt.code_max)
+    if isinstance(fmt, Microscaling):
+        return _microscaling(fmt)
+    if isinstance(fmt, NVFP4):
+        return replace(_floating(fmt.element), kind=Kind.NVFP4)
+    if isinstance(fmt, Affine):
+        return Spec(_AFFINE[fmt.zero], bits=fmt.bits, highest=fmt.code_max, lowest=fmt.code_min)
+    raise KernelError("triton backend", f"no kernel for {fmt}", "use Backend.AUTO")
+
+
+def _floating(fmt: FloatingPoint) -> Spec:
+    highest = _magnitude(fmt.max)
+    if fmt.overflow == "saturate" or not (fmt.has_infinity or fmt.has_nan):
+        beyond = highest
+    else:
+        beyond = INFINITY if fmt.has_infinity else NAN
+    return Spec(
+        Kind.FLOATING,
+        bits=fmt.mantissa_bits,
+        step=fmt.min_exponent,
+        least=fmt.min_exponent - fmt.mantissa_bits * fmt.subnormals,
+        highest=highest,
+        beyond=beyond,
+        signed_zero=fmt.has_negative_zero,
+    )
+
+
+def _microscaling(fmt: Microscaling) -> Spec:
+    element, peak = fmt.element, fmt.max_exponent
+    if isinstance(element, FixedPoint):
+        bits = element.fraction_bits
+        return Spec(Kind.MX_FIXED, bits=bits, least=-bits, highest=element.code_max, peak=peak)
+    kind, last = Kind.MX_FLOATING, peak - element.mantissa_bits  # exponent of the last bit of max
+    return replace(_floating(element), kind=kind, highest=int(element.max / 2.0**last), peak=peak)
 
 
 @lru_cache(maxsize=4096)
