@@ -158,7 +158,7 @@ def test_tables_are_frozen_values():
         (lambda: add_energy("fp32"), "no rule for 'fp32'"),
         (
             lambda: add_energy(FP32, EnergyTable("t", "s", {"int8": 1.0}, {})),
-            "table 't' has no entry 'add float...'; add one",
+            "table 't' has no entry 'add float...'; add 'add fp32' to it",
         ),
         (
             lambda: mac_energy(FP32, FP32, table=EnergyTable("t", "s", {"fp32": 1.0}, {})),

@@ -1,6 +1,7 @@
-"""What a precision costs: energy per operation, multiply-adds and bits of training state.
+"""What a precision costs: energy and memory of a training step, by layer, role and kind.
 
-``energy`` needs no torch; the other modules do, and are imported when a name of theirs is used.
+``tables`` and ``energy`` need no torch; the other modules do, and are imported when a name of
+theirs is used.
 """
 
 from __future__ import annotations
@@ -8,43 +9,41 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .energy import (
-    ENERGY_TABLES,
-    HOROWITZ_45NM,
-    JOUPPI_7NM,
-    EnergyTable,
-    add_energy,
-    energy_table,
-    mac_energy,
-    multiply_energy,
-)
+from .energy import add_energy, mac_energy, multiply_energy
+from .tables import ENERGY_TABLES, HOROWITZ_45NM, JOUPPI_7NM, EnergyTable, energy_table
 
 if TYPE_CHECKING:
-    from .macs import LayerMacs, count_macs, layer_macs
+    from .cyclic import ScheduleCost, cpt_cost, schedule_cost
+    from .estimate import cost, step_energy
+    from .result import Cost, Entry
     from .state import training_state_bits
-    from .step import step_energy
+    from .tracing import trace
 
 __all__ = [
     "ENERGY_TABLES",
     "HOROWITZ_45NM",
     "JOUPPI_7NM",
+    "Cost",
     "EnergyTable",
-    "LayerMacs",
+    "Entry",
+    "ScheduleCost",
     "add_energy",
-    "count_macs",
+    "cost",
+    "cpt_cost",
     "energy_table",
-    "layer_macs",
     "mac_energy",
     "multiply_energy",
+    "schedule_cost",
     "step_energy",
+    "trace",
     "training_state_bits",
 ]
 
 _LAZY = {
-    "LayerMacs": "macs",
-    "count_macs": "macs",
-    "layer_macs": "macs",
-    "step_energy": "step",
+    **dict.fromkeys(("ScheduleCost", "cpt_cost", "schedule_cost"), "cyclic"),
+    **dict.fromkeys(("cost", "step_energy"), "estimate"),
+    **dict.fromkeys(("Cost", "Entry"), "result"),
+    "trace": "tracing",
     "training_state_bits": "state",
 }
 
