@@ -55,7 +55,9 @@ def by_layer(found) -> dict[str, int]:
 def flops(found) -> tuple[int, int]:
     """Return twice the multiply-adds going forward and of the whole step."""
     forward = sum(2 * p.macs for p in found.products)
-    back = sum(2 * p.macs * (p.left.needs_gradient + p.right.needs_gradient) for p in found.products)
+    back = sum(
+        2 * p.macs * (p.left.needs_gradient + p.right.needs_gradient) for p in found.products
+    )
     again = sum(2 * p.macs * (p.forwards - 1) for p in found.products)
     return forward, forward + back + again
 
@@ -269,9 +271,12 @@ class Uncopied(nn.Module):
 class Unknown(nn.Module):
     def forward(self, x):
         bias = torch.zeros(2, 4, 4, device=x.device)
-        return torch.ops.aten._efficient_attention_forward(
-            *3 * [x.view(1, 4, 1, 8)], None, None, None, None, None, 0.0, 0
-        )[0] + bias.sum()
+        return (
+            torch.ops.aten._efficient_attention_forward(
+                *3 * [x.view(1, 4, 1, 8)], None, None, None, None, None, 0.0, 0
+            )[0]
+            + bias.sum()
+        )
 
 
 @pytest.mark.parametrize(

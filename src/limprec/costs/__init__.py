@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .estimate import cost, step_energy
     from .result import Cost, Entry
     from .state import training_state_bits
-    from .tracing import trace
+    from .tracing import cross_entropy, trace
 
 __all__ = [
     "ENERGY_TABLES",
@@ -30,6 +30,7 @@ __all__ = [
     "add_energy",
     "cost",
     "cpt_cost",
+    "cross_entropy",
     "energy_table",
     "mac_energy",
     "multiply_energy",
@@ -43,7 +44,7 @@ _LAZY = {
     **dict.fromkeys(("ScheduleCost", "cpt_cost", "schedule_cost"), "cyclic"),
     **dict.fromkeys(("cost", "step_energy"), "estimate"),
     **dict.fromkeys(("Cost", "Entry"), "result"),
-    "trace": "tracing",
+    **dict.fromkeys(("cross_entropy", "trace"), "tracing"),
     "training_state_bits": "state",
 }
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CostError
@@ -23,6 +24,16 @@ from .work import Parameter, Trace
 Loss = Callable[[Any], Tensor]
 LOSS = "(loss)"
 """Layer name of what the loss computes."""
+
+
+def cross_entropy(logits: Tensor) -> Tensor:
+    """Return the mean cross entropy of logits whose last axis holds the classes: a ready loss.
+
+    Args:
+        logits: (..., classes); the labels are 0, which no cost depends on.
+    """
+    labels = torch.zeros(logits.shape[:-1], dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
 def trace(
