@@ -313,7 +313,16 @@ def test_as_plain_values_and_as_text() -> None:
     text = c.table()
     assert "ISSCC 2014" in text
     assert "Not counted: the loss" in text
-    assert [line.split()[0] for line in text.splitlines()[1:4]] == ["eight", "fp32", "bf16"]
+    lines = text.splitlines()
+    assert lines[0].split() == ["a", "step", "eight", "fp32", "bf16"]
+    assert lines[2].split()[2:] == [
+        f"{100 * c.energy / c.against['fp32'].energy:.1f}",
+        "%",
+        "100.0",
+        "%",
+        f"{100 * c.against['bf16'].energy / c.against['fp32'].energy:.1f}",
+        "%",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "train": "limprec.cli.train",
     "compare": "limprec.cli.compare",
     "guideline": "limprec.cli.guideline",
+    "cost": "limprec.cli.cost",
     "formats": "limprec.cli.formats",
 }
 """Command name -> module; the function of the command bears the command's name."""

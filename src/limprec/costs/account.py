@@ -35,7 +35,7 @@ class Account:
         self._residence = dict(residence)
         for level in residence.values():
             access_energy(level, table)
-        self._names = {level_name(size): f"sram {size}" for size in table.sram} | {DRAM: "dram"}
+        self._entries = {level_name(size): f"sram {size}" for size in table.sram} | {DRAM: "dram"}
         self._counts: dict[tuple[str, str, str], list[float]] = {}
         self._units: dict[tuple[Format, Format | None], Unit] = {}
 
@@ -67,8 +67,8 @@ class Account:
         if not nbytes or not times:
             return
         level = self._residence.get(role) or level_for(nbytes, self._table)
-        if (entry := self._names[level]) in self._table.approximate:
-            self.approximate[entry] = None
+        if self._entries[level] in self._table.approximate:
+            self.approximate[level] = None
         picojoules = nbytes * times * access_energy(level, self._table)
         self._count(layer, role, level, nbytes * times, picojoules)
 

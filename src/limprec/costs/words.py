@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .result import ARITHMETIC, PRODUCTS, Cost
 
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """Header and rows."""
 _PREFIXES = ("p", "n", "µ", "m", "", "k", "M", "G", "T", "P")
-_MOST_LAYERS = 24
+MOST_LAYERS = 24
 MODEL = "(model)"
 """What a layer without a name is called."""
 
@@ -37,27 +37,29 @@ def size(value: float) -> str:
 
 
 def comparison(cost: Cost) -> Rows:
-    """Return a row per training: the plan and its baselines, with their ratios to fp32."""
+    """Return a column per training, the plan and its baselines: totals and their shares of fp32."""
+    trainings = [c for _, c in cost.compared]
     base = cost.against.get("fp32")
-    header = ("training", "energy / step", "", "multiply-adds", "", "memory / device", "")
-    rows = []
-    for name, c in cost.compared:
-        pairs = [
-            (joules(c.energy), _share(c.energy, base.energy if base else None)),
-            (
-                joules(c.product_energy),
-                _share(c.product_energy, base.product_energy if base else None),
-            ),
-            (size(c.total_memory), _share(c.total_memory, base.total_memory if base else None)),
-        ]
-        run = () if cost.steps is None else (joules(c.run_energy),)
-        rows.append((name, *(cell for pair in pairs for cell in pair), *run))
-    return (header if cost.steps is None else (*header, "energy / run")), rows
+
+    def pair(name: str, values: Sequence[float], shown: Callable[[float], str]) -> None:
+        rows.append((name, *map(shown, values)))
+        if base is not None:
+            whole = values[trainings.index(base)]
+            rows.append(("  of fp32", *(_share(value, whole) for value in values)))
+
+    rows: list[tuple[str, ...]] = []
+    pair("energy", [c.energy for c in trainings], joules)
+    pair("of multiply-adds alone", [c.product_energy for c in trainings], joules)
+    pair("memory / device", [c.total_memory for c in trainings], size)
+    if cost.steps is not None:
+        total = [joules(c.run_energy) for c in trainings]
+        rows.append((f"{cost.steps:,} steps, all devices", *total))
+    return ("a step", *(name for name, _ in cost.compared)), rows
 
 
-def by_layer(cost: Cost, most: int | None = _MOST_LAYERS) -> Rows:
+def by_layer(cost: Cost, most: int | None = MOST_LAYERS) -> Rows:
     """Return a row per layer in the model's order; all but the ``most`` costly are summed up."""
-    header = ("layer", "energy / step", "share", *ARITHMETIC, "memory")
+    header = ("layer", "energy", "share", *ARITHMETIC, "memory")
     layers = cost.by("layer")
     kinds = cost.by("layer", "kind")
     kept = set(sorted(layers, key=lambda name: -layers[name])[:most])
@@ -143,7 +145,7 @@ def _layer_row(name: str, values: Sequence[float], whole: float) -> tuple[str, .
     return (name, joules(total), share, *(joules(part) if part else "" for part in parts))
 
 
-def _share(value: float, whole: float | None) -> str:
+def _share(value: float, whole: float) -> str:
     return f"{100 * value / whole:.1f} %" if whole else ""
 
 
