@@ -52,6 +52,16 @@ def test_layers_beyond_the_costliest_are_summed_up():
     assert words.by_layer(cost(nn.Linear(2, 2), None, (2,)))[1][0][0] == "(model)"
 
 
+def test_layers_of_one_kind_share_a_row_in_a_deep_model():
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(60)))
+    answer = cost(model, None, (8,), 4)
+    _, rows = words.by_layer(answer)
+    # The first layer of all has no error product, and shares the row.
+    assert [row[0] for row in rows] == ["*.* (120)"]
+    assert rows[0][2] == "100.0 %"
+    assert len(words.by_layer(answer, None)[1]) == 120
+
+
 def test_without_baselines_nothing_is_compared():
     answer = cost(nn.Linear(8, 8), None, (8,), against=())
     header, rows = words.comparison(answer)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 from .result import ARITHMETIC, PRODUCTS, Cost
@@ -11,6 +13,8 @@ Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """Header and rows."""
 _PREFIXES = ("p", "n", "µ", "m", "", "k", "M", "G", "T", "P")
 MOST_LAYERS = 24
+_FOLD = 100
+"""Layers from which on those of one kind share a row."""
 MODEL = "(model)"
 """What a layer without a name is called."""
 
@@ -58,10 +62,14 @@ def comparison(cost: Cost) -> Rows:
 
 
 def by_layer(cost: Cost, most: int | None = MOST_LAYERS) -> Rows:
-    """Return a row per layer in the model's order; all but the ``most`` costly are summed up."""
+    """Return a row per layer in the model's order; all but the ``most`` costly are summed up.
+
+    Layers of a very deep model whose names differ in numbers alone share a row.
+    """
     header = ("layer", "energy", "share", *ARITHMETIC, "memory")
-    layers = cost.by("layer")
-    kinds = cost.by("layer", "kind")
+    layers, kinds = cost.by("layer"), cost.by("layer", "kind")
+    if most is not None and len(layers) > _FOLD:
+        layers, kinds = _folded(layers, kinds)
     kept = set(sorted(layers, key=lambda name: -layers[name])[:most])
     rows = []
     rest = [0.0] * 4
@@ -137,6 +145,24 @@ def text(cost: Cost) -> str:
 
 
 _WORDS = ("forward", "for errors", "for weight gradients")
+
+
+def _folded(
+    layers: dict[str, float], kinds: dict[tuple[str, str], float]
+) -> tuple[dict[str, float], dict[tuple[str, str], float]]:
+    """Sum up layers whose names differ in numbers alone."""
+    stars = {name: re.sub(r"(?<![^.])\d+(?![^./])", "*", name) for name in layers}
+    times = Counter(stars.values())
+    names = {
+        name: f"{star} ({times[star]})" if "*" in star else star for name, star in stars.items()
+    }
+    folded: dict[str, float] = defaultdict(float)
+    for name, energy in layers.items():
+        folded[names[name]] += energy
+    parts: dict[tuple[str, str], float] = defaultdict(float)
+    for (name, kind), energy in kinds.items():
+        parts[names[name], kind] += energy
+    return folded, parts
 
 
 def _layer_row(name: str, values: Sequence[float], whole: float) -> tuple[str, ...]:
