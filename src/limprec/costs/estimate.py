@@ -196,7 +196,7 @@ def step_energy(
 
 
 def _memory(found: Trace, setting: Setting) -> dict[str, float]:
-    total: dict[str, float] = defaultdict(float)
+    total = dict.fromkeys(("parameter", "compensation", "state", "gradient"), 0.0)
     for parameter in found.parameters:
         for role, nbytes in setting.tensors(parameter).bytes_by_role().items():
             total[role] += nbytes
