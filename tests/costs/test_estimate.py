@@ -11,7 +11,13 @@ from llama import Llama
 from torch import nn
 
 import limprec as lp
-from limprec.costs import HOROWITZ_45NM, cost, cross_entropy, step_energy
+from limprec.costs import (
+    HOROWITZ_45NM,
+    cost,
+    cross_entropy,
+    step_energy,
+    training_state_bits,
+)
 from limprec.errors import CostError, FormatError, PlanError
 
 PJ = 1e-12
@@ -168,6 +174,7 @@ def test_bytes_beside_a_parameter(writeback, options, compensation) -> None:
         ("sgd", 0),
         ("sgd-momentum", 20),
         ("lion", 20),
+        ("rmsprop", 20),
         ("adam", 40),
         ("adamw", 40),
         ("adafactor", (3 + 4) + (2 + 3) + 2),
@@ -175,8 +182,66 @@ def test_bytes_beside_a_parameter(writeback, options, compensation) -> None:
     ],
 )
 def test_states_of_the_optimizers(optimizer, numbers) -> None:
-    c = cost(network(), None, (4,), optimizer=optimizer, state_format="e4m3")
-    assert c.memory["state"] == numbers
+    assert cost(network(), None, (4,), optimizer=optimizer).memory["state"] == 4 * numbers
+    if optimizer != "adafactor":
+        c = cost(network(), None, (4,), optimizer=optimizer, state_format="e4m3")
+        assert c.memory["state"] == numbers
+
+
+MAKERS = {
+    "sgd": lambda p, **o: lp.optim.SGD(p, 0.1, **o),
+    "sgd-momentum": lambda p, **o: lp.optim.SGD(p, 0.1, 0.9, **o),
+    "rmsprop": lp.optim.RMSprop,
+    "lion": lp.optim.Lion,
+    "adam": lp.optim.Adam,
+    "adamw": lp.optim.AdamW,
+    "adafactor": lp.optim.Adafactor,
+}
+
+
+@pytest.mark.parametrize("optimizer", MAKERS)
+@pytest.mark.parametrize(
+    ("dtype", "planned", "options"),
+    [
+        ("float32", False, {"writeback": "nearest"}),
+        ("bfloat16", False, {"writeback": "kahan"}),
+        ("bfloat16", False, {"writeback": "split"}),
+        ("bfloat16", False, {"writeback": "master"}),
+        ("bfloat16", False, {"writeback": "lazy", "compensation_format": "ulp8"}),
+        ("bfloat16", False, {"writeback": "kahan", "state_format": "mxfp8"}),
+        ("float32", False, {"writeback": "kahan", "format": "e4m3"}),
+        ("float32", True, {"writeback": "kahan", "format": "plan"}),
+        ("float32", True, {"writeback": "kahan", "format": "bf16", "state_format": "plan"}),
+        ("float8_e4m3fn", False, {"writeback": "kahan"}),
+    ],
+)
+def test_what_is_kept_is_what_the_optimizers_keep(optimizer, dtype, planned, options) -> None:
+    if optimizer == "adafactor" and "state_format" in options:
+        with pytest.raises(CostError, match="leave it out: its states are float32"):
+            cost(network(), None, (4,), optimizer=optimizer, **options)
+        return
+    # A width of 32, so that blocks are full.
+    model = nn.Sequential(nn.Linear(32, 64, bias=False), nn.Linear(64, 32))
+    plan = lp.Plan.load("dfx8") if planned else None
+    carrier = {"float32": "fp32", "bfloat16": "bf16", "float8_e4m3fn": "e4m3"}[dtype]
+    given = {"format": None, **options}
+    memory = cost(model, plan, (32,), 2, optimizer=optimizer, carrier=carrier, **given).memory
+    if planned:
+        lp.convert(model, plan)
+    model = model.to(getattr(torch, dtype))
+    made = MAKERS[optimizer](model.parameters(), **options)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    made.step()
+    kept = training_state_bits(made)
+    count = sum(p.numel() for p in model.parameters())
+    found = {role: kept.pop(role) for role in ("parameter", "gradient")}
+    beside = ("compensation", "pending", "master", "low_bits")
+    found["compensation"] = sum(kept.pop(role, 0.0) for role in beside)
+    found["state"] = sum(kept.values())
+    assert {role: bits * count / 8 for role, bits in found.items()} == pytest.approx(
+        {role: memory[role] for role in found}
+    )
 
 
 def test_muon_multiplies_matrices_in_its_step() -> None:
@@ -332,6 +397,7 @@ def test_as_plain_values_and_as_text() -> None:
         ({"optimizer": "sgdm"}, "unknown optimizer 'sgdm'; use one of sgd, sgd-momentum"),
         ({"writeback": "none"}, "unknown writeback 'none'"),
         ({"writeback": "split"}, "split of dfx8 parameters; store them in bf16"),
+        ({"compensation_format": "ulp8"}, "ulp8 beside dfx8 parameters; name a format"),
         ({"devices": 0}, "devices is 0"),
         ({"shard": "zero4"}, "unknown shard 'zero4'; use none, zero1"),
         ({"steps": 0}, "steps is 0"),

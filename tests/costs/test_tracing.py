@@ -14,7 +14,7 @@ from torch.utils.flop_counter import (
 )
 
 import limprec as lp
-from limprec.costs import trace
+from limprec.costs import cost, cross_entropy, trace
 from limprec.errors import CostError
 from limprec.integrations.torchvision import import_torchvision
 from limprec.lab.models import GPT, ResNetCifar
@@ -297,6 +297,19 @@ def test_errors_are_one_line(model, shape, message):
         trace(model, shape)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_does_not_fit_and_a_model_without_parameters():
+    class Named(nn.Module):
+        def forward(self, x):
+            return {"logits": x * 2}
+
+    with pytest.raises(CostError, match=r"the loss cannot take .* give a loss for"):
+        trace(Named(), (4,), loss=cross_entropy)
+    c = cost(Named(), None, (4,))
+    assert (c.total_memory, c.macs["activation"]) == (0, 0)
+    assert c.energy > 0
+    assert c.table()
 
 
 @pytest.mark.parametrize("batch", [0, -1, 1.5, True])

@@ -62,7 +62,7 @@ def cost(
     ] = "45nm",
     optimizer: Annotated[
         str,
-        typer.Option(help="sgd, sgd-momentum, adam, adamw, lion, adafactor or muon."),
+        typer.Option(help="sgd, sgd-momentum, adam, adamw, rmsprop, lion, adafactor or muon."),
     ] = "sgd-momentum",
     writeback: Annotated[
         str | None,

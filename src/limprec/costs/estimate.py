@@ -75,13 +75,15 @@ def cost(
         input_shape: shape of one sample, without the batch.
         batch: samples of a step on each device.
         technology: ``45nm``, ``7nm``, a table or a TOML file.
-        optimizer: ``sgd``, ``sgd-momentum``, ``adam``, ``adamw``, ``lion``, ``adafactor`` or
-            ``muon``.
+        optimizer: ``sgd``, ``sgd-momentum``, ``adam``, ``adamw``, ``rmsprop``, ``lion``,
+            ``adafactor`` or ``muon``.
         writeback: ``nearest``, ``stochastic``, ``kahan``, ``lazy``, ``master`` or ``split``; None
             means ``kahan`` under a plan and ``nearest`` without one.
         format: of stored parameters: ``plan``, None for the carrier, or a name.
-        state_format: of the optimizer's states; None for the plan's, else the parameter's.
-        compensation_format: likewise; also ``ulp8`` and ``ulp16``.
+        state_format: of the optimizer's states, as the optimizers take it; None for the plan's
+            ``momentum``, else the parameter's, second moments in bf16 if that has 16 bits or fewer.
+        compensation_format: of what ``kahan`` and ``lazy`` keep; None for the plan's, else the
+            parameter's; also ``ulp8`` and ``ulp16``.
         carrier: format of what the plan does not speak of; None for the model's dtype.
         accumulator: what products are added in; None for int32 (integers) or fp32.
         steps: of the whole training, for the energy of the run.
@@ -229,7 +231,8 @@ def _baseline(name: str, storage: Storage) -> Setting:
     if name == "fp32":
         return Setting(name, {}, {}, {}, _FP32, Storage(storage.optimizer, "nearest", None))
     if name == "bf16":
-        mixed = Storage(storage.optimizer, "master", None, state_format="fp32")
+        states = None if storage.recipe.is_factored else "fp32"
+        mixed = Storage(storage.optimizer, "master", None, states)
         return Setting(name, {}, {}, {}, _BF16, mixed)
     raise CostError("cost", f"unknown baseline {name!r}", "use fp32 and bf16")
 

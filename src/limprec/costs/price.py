@@ -112,7 +112,10 @@ def _price_update(parameter: Parameter, setting: Setting, books: Account, share:
     books.multiply(layer, "parameter", _FP32, _FP32, multiplies * share)
     books.add(layer, "parameter", _FP32, adds * share)
     books.multiply_add(layer, "parameter", _BF16, _BF16, macs * share)
-    passes = {"gradient": 1, "parameter": 2, "state": 2, "compensation": 2}
-    for role, nbytes in setting.tensors(parameter).bytes_by_role().items():
-        count = max(1, setting.storage.recipe.states) if role == "state" else 1
-        books.move_bytes(layer, role, nbytes / count, passes[role] * count * share)
+    kept = setting.tensors(parameter)
+    nbytes = kept.bytes_by_role()
+    books.move_bytes(layer, "gradient", nbytes["gradient"], share)
+    for role in ("parameter", "compensation"):
+        books.move_bytes(layer, role, nbytes[role], 2 * share)
+    for state in kept.states:
+        books.move_bytes(layer, "state", state, 2 * share)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from torch import Tensor
+
 from ..optim.base import WriteBackOptimizer
 
 
@@ -20,5 +22,6 @@ def training_state_bits(optimizer: WriteBackOptimizer) -> dict[str, float]:
         for p in group["params"]:
             count += p.numel()
             for role, bits in optimizer.bits_of(p).items():
-                total[role] += bits * p.numel()
+                kept = optimizer.state[p].get(role)  # Adafactor's are sums of rows and columns
+                total[role] += bits * (kept.numel() if isinstance(kept, Tensor) else p.numel())
     return {role: bits / count for role, bits in total.items()} if count else {}

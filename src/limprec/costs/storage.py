@@ -16,8 +16,12 @@ from ..plan import LayerPlan
 from .work import Parameter
 
 PLAN = "plan"
-_FP32 = parse_format("fp32")
-_BF16 = parse_format("bf16")
+_FP32, _BF16 = parse_format("fp32"), parse_format("bf16")
+_FLOAT8 = tuple(map(parse_format, ("e4m3", "e5m2")))
+_NARROW = 16
+"""Second moments of so many bits or fewer are kept in bf16, as the optimizers do."""
+_BLOCKS = {"mxfp8": ("mxfp8_e4m3", "mxfp8_e5m2")}
+"""Short for one format of first and another of second moments."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,17 @@ class Recipe:
     """An optimizer's states and its arithmetic per parameter, weight decay included.
 
     Args:
-        states: how many tensors of the parameter's shape.
+        first: momenta of the parameter's shape.
+        second: means of squares of the parameter's shape.
         multiplies: multiplications; a root or a division counts as one.
         adds: additions, that of the update to the parameter included.
-        is_factored: whether a matrix keeps one more state as sums of rows and of columns.
+        is_factored: whether squares are kept as sums of rows and of columns, in float32.
         newton_schulz: iterations of an orthogonalisation, for matrices alone; other parameters
             are stepped by AdamW.
     """
 
-    states: int
+    first: int
+    second: int
     multiplies: int
     adds: int
     is_factored: bool = False
@@ -43,22 +49,24 @@ class Recipe:
 OPTIMIZERS: Mapping[str, Recipe] = MappingProxyType(
     {
         # g + d p; p - lr g
-        "sgd": Recipe(0, 2, 2),
+        "sgd": Recipe(0, 0, 2, 2),
         # g + d p; m = mu m + g; p - lr m
-        "sgd-momentum": Recipe(1, 3, 3),
+        "sgd-momentum": Recipe(1, 0, 3, 3),
         # Kingma and Ba, ICLR 2015: g + d p; m = b m + (1-b) g; v = b' v + (1-b') g g;
         # p - lr m / (sqrt(v) c + eps)
-        "adam": Recipe(2, 10, 5),
+        "adam": Recipe(1, 1, 10, 5),
         # Loshchilov and Hutter, ICLR 2019: p (1 - lr d) instead of g + d p
-        "adamw": Recipe(2, 10, 4),
-        # Chen et al., NeurIPS 2023: c = b m + (1-b) g; p - lr sign(c) - lr d p; m likewise
-        "lion": Recipe(1, 6, 3),
+        "adamw": Recipe(1, 1, 10, 4),
+        # Tieleman and Hinton 2012: g + d p; v = b v + (1-b) g g; p - lr g / (sqrt(v) + eps)
+        "rmsprop": Recipe(0, 1, 7, 4),
+        # Chen et al., NeurIPS 2023: c = b m + (1-b) g; p (1 - lr d) - lr sign(c); m likewise
+        "lion": Recipe(1, 0, 6, 3),
         # Shazeer and Stern, ICML 2018, without momentum: g g + eps, its means over rows and
         # columns and their moving averages, g / sqrt(r c), clipped; p - lr u
-        "adafactor": Recipe(0, 8, 5, is_factored=True),
+        "adafactor": Recipe(0, 0, 8, 5, is_factored=True),
         # Jordan et al. 2024: m = mu m + g, Nesterov's, brought to norm 1, five Newton-Schulz
         # iterations; p (1 - lr d) - lr o
-        "muon": Recipe(1, 5, 4, newton_schulz=5),
+        "muon": Recipe(1, 0, 5, 4, newton_schulz=5),
     }
 )
 """The optimizers by name."""
@@ -82,16 +90,15 @@ class Tensors:
     parameter: float
     gradient: float
     compensation: float
-    state: float
-    states: int
-    """Numbers of all states together."""
+    states: tuple[float, ...]
+    """Bytes of each state, whole."""
 
     def bytes_by_role(self) -> dict[str, float]:
         """Return role -> bytes."""
         return {
             "parameter": self.elements * self.parameter / 8,
             "compensation": self.elements * self.compensation / 8,
-            "state": self.states * self.state / 8,
+            "state": math.fsum(self.states),
             "gradient": self.elements * self.gradient / 8,
         }
 
@@ -107,12 +114,14 @@ class Storage:
             the 16 low bits of one.
         format: of stored parameters: ``plan`` takes the weights' and biases' of the plan, None
             the carrier, else a name.
-        state_format: of the states; None takes the plan's ``momentum``, else the parameter's.
-        compensation_format: None takes the plan's ``compensation``, else the parameter's; also
-            ``ulp8`` and ``ulp16``, one and two bytes.
+        state_format: of the states, or ``mxfp8``; None takes the plan's ``momentum``, else the
+            parameter's; second moments, and all states of float8 parameters, take bf16 where that
+            would be 16 bits or fewer. Adafactor's are float32.
+        compensation_format: None takes the plan's ``compensation``, else the parameter's, for
+            float8 ``ulp8``; also ``ulp8`` and ``ulp16``, one and two bytes.
 
     Raises:
-        CostError: for an unknown optimizer or write-back.
+        CostError: for an unknown optimizer or write-back, or a state format that it cannot have.
         FormatError: for an unknown format.
     """
 
@@ -126,9 +135,19 @@ class Storage:
         """Refuse names that do not exist."""
         _known("optimizer", self.optimizer, OPTIMIZERS)
         _known("writeback", self.writeback, WRITE_BACKS)
-        for name in (self.format, self.state_format, self.compensation_format):
-            if name is not None and name != PLAN and name not in _BITS_BESIDE:
+        for name, words in (
+            (self.format, (PLAN,)),
+            (self.state_format, (PLAN, *_BLOCKS)),
+            (self.compensation_format, (PLAN, *_BITS_BESIDE)),
+        ):
+            if name is not None and name not in words:
                 parse_precision(name)
+        if self.recipe.is_factored and self.state_format is not None:
+            raise CostError(
+                "cost",
+                f"state format {self.state_format} of {self.optimizer}",
+                "leave it out: its states are float32",
+            )
 
     @property
     def recipe(self) -> Recipe:
@@ -160,31 +179,50 @@ class Storage:
             own = parse_precision(self.format).format
         bits = stored_bits(own)
         if not parameter.is_trained:
-            return Tensors(parameter.elements, bits, 0, 0, 0, 0)
-        state = self._format_beside(self.state_format, plan, beside.get("momentum"), own)
+            return Tensors(parameter.elements, bits, 0, 0, ())
         gradient = plan.gradient.format if plan else carrier
+        is_float8 = own in _FLOAT8 and own == carrier
         return Tensors(
             parameter.elements,
             bits,
             stored_bits(gradient),
-            self._compensation(plan, beside.get("compensation"), own),
-            stored_bits(state),
-            self._states(parameter),
+            self._compensation(self._asked(self.compensation_format, plan, beside), own, is_float8),
+            self._states(parameter, self._asked(self.state_format, plan, beside), own, is_float8),
         )
 
-    def _states(self, parameter: Parameter) -> int:
-        """Return the numbers that all states of a parameter hold."""
+    def _asked(
+        self, given: str | None, plan: LayerPlan | None, beside: Mapping[str, Format]
+    ) -> Mapping[str, Format]:
+        """Return what the plan says of tensors beside a parameter, if it is asked."""
+        return beside if plan is not None and PLAN in (given, self.format) else {}
+
+    def _states(
+        self, parameter: Parameter, planned: Mapping[str, Format], own: Format, is_float8: bool
+    ) -> tuple[float, ...]:
+        """Return the bytes of each state of a parameter."""
         recipe, shape = self._recipe_for(parameter), parameter.shape
-        states = recipe.states * parameter.elements
-        if not recipe.is_factored:
-            return states
-        if len(shape) < 2:
-            return states + parameter.elements
-        matrices = math.prod(shape[:-2])
-        return states + matrices * (shape[-2] + shape[-1])
+        if recipe.is_factored:
+            if len(shape) < 2:
+                return (parameter.elements * _FP32.bits / 8,)
+            rows, columns = math.prod(shape[:-1]), math.prod(shape[:-2]) * shape[-1]
+            return (rows * _FP32.bits / 8, columns * _FP32.bits / 8)
+        seconds = (*(False,) * recipe.first, *(True,) * recipe.second)
+        formats = (self._state(second, planned, own, is_float8) for second in seconds)
+        return tuple(parameter.elements * stored_bits(fmt) / 8 for fmt in formats)
+
+    def _state(
+        self, second: bool, planned: Mapping[str, Format], own: Format, is_float8: bool
+    ) -> Format:
+        if self.state_format is not None and self.state_format != PLAN:
+            named = _BLOCKS.get(self.state_format, 2 * (self.state_format,))[second]
+            return parse_precision(named).format
+        if "momentum" in planned and not second:
+            return planned["momentum"]
+        is_narrow = isinstance(own, ScaledFormat) or own.bits <= _NARROW
+        return _BF16 if is_narrow and (second or is_float8) else own
 
     def _recipe_for(self, parameter: Parameter) -> Recipe:
-        if self.recipe.newton_schulz and len(parameter.shape) < 2:
+        if self.recipe.newton_schulz and len(parameter.shape) != 2:
             return OPTIMIZERS["adamw"]
         return self.recipe
 
@@ -194,13 +232,12 @@ class Storage:
         adds = recipe.adds + WRITE_BACKS[self.writeback]
         macs = 0
         if recipe.newton_schulz:
-            rows, columns = parameter.shape[0], parameter.elements // parameter.shape[0]
-            n, m = sorted((rows, columns))
+            n, m = sorted(parameter.shape)
             # A = X X', B = b A + c A A, X = a X + B X
             macs = recipe.newton_schulz * (2 * n * n * m + n**3)
         return recipe.multiplies * parameter.elements, adds * parameter.elements, macs
 
-    def _compensation(self, plan: LayerPlan | None, planned: Format | None, own: Format) -> float:
+    def _compensation(self, planned: Mapping[str, Format], own: Format, is_float8: bool) -> float:
         """Return the bits that the write-back keeps per element."""
         if self.writeback == "master":
             return _FP32.bits
@@ -210,18 +247,18 @@ class Storage:
             return _FP32.bits - _BF16.bits
         if self.writeback not in ("kahan", "lazy"):
             return 0
-        if self.compensation_format in _BITS_BESIDE:
-            return _BITS_BESIDE[self.compensation_format]
-        return stored_bits(self._format_beside(self.compensation_format, plan, planned, own))
-
-    def _format_beside(
-        self, given: str | None, plan: LayerPlan | None, planned: Format | None, own: Format
-    ) -> Format:
-        """Return the option's format, else the plan's, else the parameter's."""
+        given = self.compensation_format
+        if given is None and "compensation" not in planned and is_float8:
+            given = "ulp8"
+        if given in _BITS_BESIDE:
+            if isinstance(own, ScaledFormat):
+                raise CostError(
+                    "cost", f"{given} beside {own} parameters", "name a format, e.g. bf16 or dfx8"
+                )
+            return _BITS_BESIDE[given]
         if given is not None and given != PLAN:
-            return parse_precision(given).format
-        asks_plan = plan is not None and PLAN in (given, self.format)
-        return planned if asks_plan and planned is not None else own
+            return stored_bits(parse_precision(given).format)
+        return stored_bits(planned.get("compensation", own))
 
 
 def stored_bits(fmt: Format) -> float:

@@ -78,22 +78,29 @@ def trace(
         recorder = Recorder(twin, recompute)
         x = torch.empty(batch, *shape, dtype=dtype or _input_dtype(model), device="meta")
         recorder.depends_on_input(x)
-        try:
-            with torch.device("meta"), recorder.running(fused_attention):
+        with torch.device("meta"), recorder.running(fused_attention):
+            try:
                 output = twin(x)
-                if loss is not None:
+            except CostError:
+                raise
+            except Exception as error:  # whatever a user's forward raises
+                raise CostError(
+                    "cost",
+                    f"{type(model).__name__} cannot run on {batch} samples of shape {shape}"
+                    f" without values: {_one_line(error)}",
+                    "check input_shape (without the batch), batch and dtype; the way through the"
+                    " model must not depend on the data",
+                ) from error
+            if loss is not None:
+                try:
                     with recorder.inside(LOSS):
                         loss(output)
-        except CostError:
-            raise
-        except Exception as error:  # whatever a user's forward raises
-            raise CostError(
-                "cost",
-                f"{type(model).__name__} cannot run on {batch} samples of shape {shape}"
-                f" without values: {_one_line(error)}",
-                "check input_shape (without the batch), batch and dtype; the way through the model"
-                " must not depend on the data",
-            ) from error
+                except Exception as error:  # likewise
+                    raise CostError(
+                        "cost",
+                        f"the loss cannot take the model's output: {_one_line(error)}",
+                        "give a loss for what the model returns, or None",
+                    ) from error
     return Trace(
         tuple(recorder.products),
         tuple(recorder.elementwise),
