@@ -10,9 +10,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import diagnosis, optim, schedule
+    from . import costs, diagnosis, optim, schedule
     from .accumulation import AccumulatorBits, accumulator_bits
     from .bounds import Guideline, guideline
+    from .costs import Cost, cost
     from .errors import LimprecError
     from .formats import (
         NVFP4,
@@ -51,6 +52,7 @@ _HOME = {
     "Rounding": "formats",
     "parse_format": "formats",
     "parse_precision": "formats",
+    **dict.fromkeys(("Cost", "cost"), "costs"),
     "AccumulatorBits": "accumulation",
     "accumulator_bits": "accumulation",
     "Backend": "kernels",
@@ -63,13 +65,14 @@ _HOME = {
     "restore": "nn",
     "Plan": "plan",
 }
-_ROOMS = ("diagnosis", "optim", "schedule")
+_ROOMS = ("costs", "diagnosis", "optim", "schedule")
 
 __all__ = [
     "NVFP4",
     "AccumulatorBits",
     "Affine",
     "Backend",
+    "Cost",
     "DelayedScale",
     "DynamicFixedPoint",
     "FixedPoint",
@@ -87,6 +90,8 @@ __all__ = [
     "TableFormat",
     "accumulator_bits",
     "convert",
+    "cost",
+    "costs",
     "diagnosis",
     "guideline",
     "matmul",
