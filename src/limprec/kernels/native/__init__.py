@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...errors import KernelError
-from ...formats import Precision, Rounding
+from ...formats import Precision, Rounding, ScaledFormat
+from ..groups import group_shape
 from ..random import Key
 from .spec import Simd, has_kernel, pack
 
@@ -104,6 +105,8 @@ def round_to(
             _ROUND_INTO(x, out, *arguments)
     except (NotImplementedError, RuntimeError) as error:
         if can_round(x, precision):
+            if isinstance(precision.format, ScaledFormat):
+                group_shape(x.shape, precision.format)  # says what is wrong with the axis
             raise
         problem = f"no kernel for {precision.format} in {x.dtype} on {x.device}"
         raise KernelError("native backend", problem, "use Backend.AUTO") from error

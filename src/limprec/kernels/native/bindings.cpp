@@ -13,18 +13,15 @@
 #endif
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
+#include <vector>
 
-#include "plan.h"
-#include "strided.h"
+#include "grouped.h"
 
 namespace limprec {
 namespace {
 
 using torch::stable::Tensor;
-
-constexpr int64_t TILE = 4096;  // elements
 
 Simd best_simd() {
 #if defined(LIMPREC_X86)
@@ -42,14 +39,14 @@ Simd best_simd() {
 #endif
 }
 
-const Kernels& kernels(Simd asked) {
+Level level_of(Simd asked) {
   const Simd best = best_simd(), level = asked == Simd::AUTO ? best : asked;
   STD_TORCH_CHECK(level <= best, "this CPU lacks the instruction set asked for");
 #if defined(LIMPREC_X86)
-  if (level == Simd::AVX512) return AVX512;
-  if (level == Simd::AVX2) return AVX2;
+  if (level == Simd::AVX512) return {AVX512, SCALED_AVX512};
+  if (level == Simd::AVX2) return {AVX2, SCALED_AVX2};
 #endif
-  return PORTABLE;
+  return {PORTABLE, SCALED_PORTABLE};
 }
 
 Carrier carrier_of(const Tensor& x) {
@@ -68,153 +65,147 @@ Carrier carrier_of(const Tensor& x) {
   }
 }
 
-int64_t size_of(Carrier carrier) {
-  return carrier == Carrier::FLOAT64 ? 8 : carrier == Carrier::FLOAT32 ? 4 : 2;
-}
-
-// Flat memory. Work comes in tiles whose global index begins at a multiple of TILE.
-struct Flat {
-  const Kernels& k;
-  Carrier carrier;
-  const char* x;
-  char* y;
-  int64_t n;
-  uint64_t offset;
-
-  static constexpr int64_t GRAIN = 4;  // fewer tiles are not worth another thread
-  int64_t lead() const { return static_cast<int64_t>(offset % TILE); }
-  int64_t count() const { return (lead() + n + TILE - 1) / TILE; }
-  int64_t begin(int64_t tile) const { return std::max(int64_t{0}, tile * TILE - lead()); }
-  int64_t end(int64_t tile) const { return std::min(n, tile * TILE - lead()); }
-
-  uint64_t largest(int64_t first, int64_t last) const {
-    return k.largest(carrier, x + begin(first) * size_of(carrier), end(last) - begin(first));
+// A request to round x into out.
+class Request {
+ public:
+  Request(const Tensor& x, const Tensor& out, int64_t spec, const Key& key, int64_t offset)
+      : x_(x),
+        out_(out),
+        plan_(make_plan(spec, carrier_of(x), key)),
+        level_(level_of(plan_.simd)),
+        first_(static_cast<uint64_t>(offset)) {
+    const bool wide_scale = plan_.kind == Kind::AFFINE || plan_.kind == Kind::NVFP4;
+    STD_TORCH_CHECK(!wide_scale || size_of(plan_.carrier) > 2,
+                    "limprec: 16-bit tensors do not carry formats with float32 scales");
+    if (!grouped()) return;
+    const int axis = plan_.groups.axis, rank = static_cast<int>(x.dim());
+    const bool alone = rank == 0 && plan_.groups.span == Span::BLOCK;
+    STD_TORCH_CHECK(alone || (-rank <= axis && axis < rank), "limprec: no such axis");
   }
-  void round(const Plan& plan, int64_t first, int64_t last) const {
-    const int64_t at = begin(first), bytes = at * size_of(carrier);
-    k.round(plan, x + bytes, y + bytes, end(last) - at, offset + static_cast<uint64_t>(at));
+
+  // Let scales follow this magnitude instead of the elements.
+  void give(double amax) {
+    if (plan_.kind == Kind::NVFP4) {
+      tensor_scale_ = true;
+      return set_tensor_scale(plan_, static_cast<float>(amax));
+    }
+    given_ = true;
+    plan_.groups.span = Span::TENSOR;
+    // An MX block without a magnitude has the least scale of all.
+    if (amax == 0 && plan_.kind == Kind::MICROSCALING) amax = 0x1p-149;
+    const float narrow = static_cast<float>(amax);
+    if (narrow != amax && plan_.kind != Kind::AFFINE) plan_.narrow = false;
+    plan_.narrow ? std::memcpy(&found_.magnitude, &narrow, sizeof narrow)
+                 : std::memcpy(&found_.magnitude, &amax, sizeof amax);
   }
-};
 
-// Any other layout, through a buffer. T has the size of an element.
-template <class T>
-struct Strided {
-  const Kernels& k;
-  Carrier carrier;
-  const T* x;
-  T* y;
-  Runs runs;
-  uint64_t offset;
-
-  static constexpr int64_t GRAIN = 4 * TILE / Runs::LENGTH;
-  int64_t count() const { return runs.count(); }
-
-  void gather(T* buffer, int64_t length, int64_t from) const {
-    const int64_t stride = runs.inner().from;
-    for (int64_t i = 0; i < length; i++) buffer[i] = x[from + i * stride];
-  }
-  uint64_t largest(int64_t first, int64_t last) const {
-    uint64_t most = 0;
-    runs.each(first, last, [&](int64_t length, int64_t from, int64_t, int64_t) {
-      T buffer[Runs::LENGTH];
-      gather(buffer, length, from);
-      most = std::max(most, k.largest(carrier, buffer, length));
-    });
-    return most;
-  }
-  void round(const Plan& plan, int64_t first, int64_t last) const {
-    const int64_t stride = runs.inner().to;
-    runs.each(first, last, [&](int64_t length, int64_t from, int64_t to, int64_t index) {
-      T buffer[Runs::LENGTH];
-      gather(buffer, length, from);
-      k.round(plan, buffer, buffer, length, offset + static_cast<uint64_t>(index));
-      for (int64_t i = 0; i < length; i++) y[to + i * stride] = buffer[i];
-    });
-  }
-};
-
-// What a bit pattern of Kernels::largest stands for.
-double magnitude(Carrier carrier, uint64_t pattern) {
-  if (carrier == Carrier::FLOAT64) {
-    double value;
-    std::memcpy(&value, &pattern, sizeof value);
-    return value;
-  }
-  const uint32_t narrow = static_cast<uint32_t>(pattern);
-  float value;
-  std::memcpy(&value, &narrow, sizeof value);
-  return value;
-}
-
-template <class Memory, class Work>
-void in_parallel(const Memory& memory, const Work& work) {
-  const int64_t count = memory.count();
-  if (count <= Memory::GRAIN) return work(int64_t{0}, count);
-  torch::stable::parallel_for(0, count, Memory::GRAIN, work);
-}
-
-template <class Memory>
-void round_all(Plan plan, const Memory& memory) {
-  const bool dynamic = plan.kind == Kind::DYNAMIC;
-  if (dynamic) {
-    std::atomic<uint64_t> most{0};
-    in_parallel(memory, [&](int64_t first, int64_t last) {
-      const uint64_t mine = memory.largest(first, last);
-      uint64_t seen = most.load();
-      while (mine > seen && !most.compare_exchange_weak(seen, mine)) {
-      }
-    });
-    set_scale(plan, magnitude(plan.carrier, most.load()));
-  }
-  in_parallel(memory, [&](int64_t first, int64_t last) {
-    // A dynamic format reads twice: backwards, the second pass meets what the first left in cache.
-    const int64_t step = dynamic ? 4 * Memory::GRAIN : last - first;
-    for (int64_t stop = last; stop > first; stop -= step)
-      memory.round(plan, std::max(first, stop - step), stop);
-  });
-}
-
-void round_into(const Tensor& x, const Tensor& out, int64_t spec, const Key& key, int64_t offset) {
-  const int64_t n = x.numel();
-  if (n == 0) return;
-  const Plan plan = make_plan(spec, carrier_of(x), key);
-  const Kernels& k = kernels(plan.simd);
-  const int64_t size = size_of(plan.carrier);
-  const uint64_t first = static_cast<uint64_t>(offset);
-  const char* source = static_cast<const char*>(x.const_data_ptr());
-  char* target = static_cast<char*>(out.mutable_data_ptr());
-  // `reach`: how many elements of memory a tensor spans.
-  const auto apart = [&](int64_t source_reach, int64_t target_reach) {
-    return source + source_reach * size <= target || target + target_reach * size <= source;
-  };
-
-  const bool plain = x.is_contiguous() && out.is_contiguous();
-  if (plain && (source == target || apart(n, n)))
-    return round_all(plan, Flat{k, plan.carrier, source, target, n, first});
-
-  const auto sizes = x.sizes(), from = x.strides(), to = out.strides();
-  const bool any_order = plan.rounding != Rounding::STOCHASTIC;
-  const Dims dims = join(sizes.data(), from.data(), to.data(), x.dim(), any_order);
-  const bool in_place = source == target && std::all_of(dims.begin(), dims.end(),
-                                                        [](const Dim& d) { return d.from == d.to; });
-  if (!(in_place || apart(reach(dims, &Dim::from), reach(dims, &Dim::to))) || !is_injective(dims)) {
-    // Rounding would overwrite what is still to be read: round a copy.
+  void run() {
+    if (x_.numel() == 0) return;
+    if (plain() && (x_.const_data_ptr() == out_.const_data_ptr() || apart(x_.numel(), x_.numel())))
+      return grouped() ? round_groups(row_major()) : round(flat());
+    const auto sizes = x_.sizes(), from = x_.strides(), to = out_.strides();
+    const bool any_order = plan_.rounding != Rounding::STOCHASTIC;
+    const Dims dims = join(sizes.data(), from.data(), to.data(), x_.dim(), any_order);
+    const bool in_place =
+        x_.const_data_ptr() == out_.const_data_ptr() &&
+        std::all_of(dims.begin(), dims.end(), [](const Dim& d) { return d.from == d.to; });
+    const bool safe = is_injective(dims) &&
+                      (in_place || apart(reach(dims, &Dim::from), reach(dims, &Dim::to)));
+    if (safe && grouped()) {
+      Axis axis;
+      if (any_order && is_dense(axis)) return round_groups(axis);
+    } else if (safe) {
+      return is_flat(dims) ? round(flat()) : strided(dims);
+    }
+    // Rounding would overwrite what is still to be read, or jump about: round a copy.
     for (const Dim& d : dims)
       STD_TORCH_CHECK(d.to != 0, "limprec: elements of out share memory; clone it first");
-    Tensor copy = torch::stable::new_empty(x, x.sizes()), result = out;
-    torch::stable::copy_(copy, x);
-    round_into(copy, copy, spec, key, offset);
+    Tensor copy = torch::stable::new_empty(x_, sizes), result = out_;
+    torch::stable::copy_(copy, x_);
+    Request again = *this;
+    again.x_ = again.out_ = copy;
+    again.run();
     torch::stable::copy_(result, copy);
-    return;
   }
-  if (is_flat(dims)) return round_all(plan, Flat{k, plan.carrier, source, target, n, first});
-  const auto strided = [&](auto element) {
-    using T = decltype(element);
-    const T* in = reinterpret_cast<const T*>(source);
-    round_all(plan, Strided<T>{k, plan.carrier, in, reinterpret_cast<T*>(target), Runs(dims), first});
-  };
-  size == 2 ? strided(uint16_t{}) : size == 4 ? strided(uint32_t{}) : strided(uint64_t{});
-}
+
+ private:
+  const char* source() const { return static_cast<const char*>(x_.const_data_ptr()); }
+  char* target() const { return static_cast<char*>(out_.mutable_data_ptr()); }
+  bool grouped() const { return plan_.groups.span != Span::TENSOR; }
+  bool plain() const { return x_.is_contiguous() && out_.is_contiguous(); }
+
+  // Whether the memory of source and target is apart; how many elements each spans.
+  bool apart(int64_t source_reach, int64_t target_reach) const {
+    const int64_t size = size_of(plan_.carrier);
+    return source() + source_reach * size <= target() || target() + target_reach * size <= source();
+  }
+
+  Flat flat() const { return {level_, plan_.carrier, source(), target(), x_.numel(), first_}; }
+
+  template <class Memory>
+  void round(const Memory& memory) const {
+    round_whole(plan_, memory, given_ ? &found_ : nullptr);
+  }
+
+  void strided(const Dims& dims) const {
+    const auto as = [&](auto element) {
+      using T = decltype(element);
+      const T* in = reinterpret_cast<const T*>(source());
+      T* out = reinterpret_cast<T*>(target());
+      round(Strided<T>{level_, plan_.carrier, in, out, Runs(dims), first_});
+    };
+    const int64_t size = size_of(plan_.carrier);
+    size == 2 ? as(uint16_t{}) : size == 4 ? as(uint32_t{}) : as(uint64_t{});
+  }
+
+  void round_groups(const Axis& axis) {
+    if (plan_.kind == Kind::NVFP4 && !tensor_scale_)
+      set_tensor_scale(plan_, static_cast<float>(largest(plan_, extremes_of(plan_, flat()))));
+    Grouped(level_, plan_, source(), target(), first_).round(axis);
+  }
+
+  int64_t axis() const {
+    const int64_t axis = plan_.groups.axis;
+    return axis < 0 ? axis + x_.dim() : axis;
+  }
+
+  Axis row_major() const {
+    const auto sizes = x_.sizes();
+    if (x_.dim() == 0) return {1, 1, 1};
+    Axis split{1, sizes[axis()], 1};
+    for (int64_t i = 0; i < x_.dim(); i++)
+      (i < axis() ? split.outer : split.inner) *= i == axis() ? 1 : sizes[i];
+    return split;
+  }
+
+  // Whether both tensors fill their memory in the same order, which is another than row-major: then
+  // the axis only lies elsewhere. (Groups do not depend on the order of the other axes.)
+  bool is_dense(Axis& split) const {
+    const auto sizes = x_.sizes(), from = x_.strides(), to = out_.strides();
+    std::vector<int64_t> order;
+    for (int64_t i = 0; i < x_.dim(); i++) {
+      if (sizes[i] != 1 && from[i] != to[i]) return false;
+      if (sizes[i] != 1) order.push_back(i);
+    }
+    std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return from[a] < from[b]; });
+    int64_t inside = 1;
+    split = {1, 1, 1};
+    for (const int64_t i : order) {
+      if (from[i] != inside) return false;
+      if (i == axis()) split = {1, sizes[i], inside};
+      inside *= sizes[i];
+    }
+    split.outer = inside / (split.length * split.inner);
+    return true;
+  }
+
+  Tensor x_, out_;
+  Plan plan_;
+  Level level_;
+  uint64_t first_;
+  bool given_ = false, tensor_scale_ = false;
+  Extremes found_ = NOTHING;
+};
 
 Key make_key(int64_t seed, int64_t stream, int64_t step) {
   return {static_cast<uint64_t>(seed), static_cast<uint32_t>(stream), static_cast<uint32_t>(step)};
@@ -223,22 +214,34 @@ Key make_key(int64_t seed, int64_t stream, int64_t step) {
 Tensor round_to(Tensor x, int64_t spec, int64_t seed, int64_t stream, int64_t step,
                 int64_t offset) {
   Tensor out = torch::stable::empty_like(x);
-  round_into(x, out, spec, make_key(seed, stream, step), offset);
+  Request(x, out, spec, make_key(seed, stream, step), offset).run();
   return out;
 }
 
 void round_to_(Tensor x, int64_t spec, int64_t seed, int64_t stream, int64_t step,
                int64_t offset) {
-  round_into(x, x, spec, make_key(seed, stream, step), offset);
+  Request(x, x, spec, make_key(seed, stream, step), offset).run();
 }
 
-void round_to_out(Tensor x, Tensor out, int64_t spec, int64_t seed, int64_t stream, int64_t step,
-                  int64_t offset) {
+void check_out(const Tensor& x, const Tensor& out) {
   const auto a = x.sizes(), b = out.sizes();
   STD_TORCH_CHECK(std::equal(a.begin(), a.end(), b.begin(), b.end()) &&
                       x.scalar_type() == out.scalar_type(),
                   "limprec: out must have the shape and dtype of x");
-  round_into(x, out, spec, make_key(seed, stream, step), offset);
+}
+
+void round_to_out(Tensor x, Tensor out, int64_t spec, int64_t seed, int64_t stream, int64_t step,
+                  int64_t offset) {
+  check_out(x, out);
+  Request(x, out, spec, make_key(seed, stream, step), offset).run();
+}
+
+void round_within(Tensor x, Tensor out, double amax, int64_t spec, int64_t seed, int64_t stream,
+                  int64_t step, int64_t offset) {
+  check_out(x, out);
+  Request request(x, out, spec, make_key(seed, stream, step), offset);
+  request.give(amax);
+  request.run();
 }
 
 }  // namespace
@@ -251,12 +254,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(limprec, m) {
   m.def("round_to(Tensor x, int spec, " LIMPREC_KEY ") -> Tensor");
   m.def("round_to_(Tensor(a!) x, int spec, " LIMPREC_KEY ") -> ()");
   m.def("round_to_out(Tensor x, Tensor(a!) out, int spec, " LIMPREC_KEY ") -> ()");
+  m.def("round_within(Tensor x, Tensor(a!) out, float amax, int spec, " LIMPREC_KEY ") -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(limprec, CPU, m) {
   m.impl("round_to", TORCH_BOX(&limprec::round_to));
   m.impl("round_to_", TORCH_BOX(&limprec::round_to_));
   m.impl("round_to_out", TORCH_BOX(&limprec::round_to_out));
+  m.impl("round_within", TORCH_BOX(&limprec::round_within));
 }
 
 // Importing the module registers the operators; SIMD is the best instruction set of this CPU.

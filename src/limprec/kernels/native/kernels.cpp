@@ -2,17 +2,13 @@
 // copy; it includes no library header whose inline code another copy could end up with.
 #include <stddef.h>
 
-#include "carriers.h"
 #include "narrow.h"
-#include "philox.h"
 #include "plan.h"
 #include "wide.h"
+#include "words.h"
 
 namespace limprec {
 namespace LIMPREC_LEVEL {
-
-constexpr int VECTORS = 8;              // that the loops take at a time
-constexpr int GROUP = VECTORS * LANES;  // and how many elements that is
 
 // Calls group(in, out) for each GROUP elements whose global index starts at a multiple of GROUP. A
 // part of such a group, at either end, goes through a buffer.
@@ -96,14 +92,13 @@ using Loop = void (*)(const Plan&, const void*, void*, int64_t, uint64_t);
 
 template <class C, Rounding R, Random TAKEN>
 static Loop loop_for(const Plan& plan) {
-  const bool floating = plan.kind == Kind::FLOATING;
+  const bool floating = plan.floating;
   if constexpr (C::HAS_NARROW) {
     if (plan.narrow && floating && plan.narrow_floating.limit != 0)
       return narrow_loop<C, TAKEN, Floating<R, true>>;
     if (plan.narrow && floating) return narrow_loop<C, TAKEN, Floating<R, false>>;
     if (plan.narrow) return narrow_loop<C, TAKEN, Fixed<R>>;
   }
-  if (plan.nan) return wide_loop<C, Random::NONE, WideNan>;
   if (floating) return wide_loop<C, TAKEN, WideFloating<R>>;
   if (plan.wide.modulus != 0) return wide_loop<C, TAKEN, WideWrapping<R>>;
   return wide_loop<C, TAKEN, WideFixed<R>>;
@@ -153,49 +148,8 @@ static void round(const Plan& plan, const void* x, void* y, int64_t n, uint64_t 
   loop_for(plan)(plan, x, y, n, index);
 }
 
-template <class C>
-static uint64_t largest_as(const void* data, int64_t n) {
-  using T = typename C::Element;
-  const T* x = static_cast<const T*>(data);
-  using Pattern = typename C::Pattern;
-  constexpr int PER = sizeof(Pattern) / sizeof(Pattern{}[0]), COUNT = GROUP / PER;
-  Pattern most[COUNT] = {};
-  const auto take = [&](const T* in) {
-    for (int i = 0; i < COUNT; i++) {
-      const Pattern magnitude = C::magnitude(in + i * PER);
-      most[i] = magnitude > most[i] ? magnitude : most[i];
-    }
-  };
-  for (; n >= GROUP; x += GROUP, n -= GROUP) take(x);
-  if (n > 0) {
-    T memory[GROUP];
-    T* buffer = unaligned(memory);
-    __builtin_memset(buffer, 0, sizeof memory);
-    __builtin_memcpy(buffer, x, static_cast<size_t>(n) * sizeof(T));
-    take(buffer);
-  }
-  for (const Pattern& m : most) most[0] = m > most[0] ? m : most[0];
-  int64_t result = 0;
-  for (int i = 0; i < PER; i++) result = most[0][i] > result ? most[0][i] : result;
-  return static_cast<uint64_t>(result);
-}
-
-static uint64_t largest(Carrier carrier, const void* x, int64_t n) {
-  switch (carrier) {
-    case Carrier::FLOAT32:
-      return largest_as<Float32>(x, n);
-    case Carrier::BFLOAT16:
-      return largest_as<BFloat16>(x, n);
-    case Carrier::FLOAT16:
-      return largest_as<Float16>(x, n);
-    case Carrier::FLOAT64:
-      return largest_as<Float64>(x, n);
-  }
-  return 0;
-}
-
 }  // namespace LIMPREC_LEVEL
 
-const Kernels LIMPREC_TABLE = {LIMPREC_LEVEL::round, LIMPREC_LEVEL::largest};
+const Kernels LIMPREC_TABLE = {LIMPREC_LEVEL::round};
 
 }  // namespace limprec

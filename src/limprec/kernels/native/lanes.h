@@ -58,6 +58,7 @@ static INLINE T* unaligned(T* p) {
 // whole: integer part, for 0 <= x < 2^32.
 // keep_nan: x where it is NaN, else y.
 // even_pairs, odd_pairs: of the 64-bit lanes a and b, a0 b0 a2 b2 ... and a1 b1 a3 b3 ...
+// greatest, least: of the lanes, which are not NaN.
 // lower_halves, upper_halves: the 16-bit lanes in the lower or upper half of a vector, each as the
 // upper half of a 32-bit lane.
 #if defined(__AVX512F__)
@@ -82,6 +83,9 @@ static INLINE u64 even_pairs(u64 a, u64 b) {
 static INLINE u64 odd_pairs(u64 a, u64 b) {
   return (u64)_mm512_unpackhi_epi64((__m512i)a, (__m512i)b);
 }
+static INLINE int32_t greatest(i32 x) { return _mm512_reduce_max_epi32((__m512i)x); }
+static INLINE float greatest(f32 x) { return _mm512_reduce_max_ps((__m512)x); }
+static INLINE float least(f32 x) { return _mm512_reduce_min_ps((__m512)x); }
 static INLINE u32 lower_halves(u32 x) {
   return (u32)_mm512_cvtepu16_epi32(_mm512_castsi512_si256((__m512i)x)) << 16;
 }
@@ -101,6 +105,12 @@ static INLINE u64 even_pairs(u64 a, u64 b) {
 }
 static INLINE u64 odd_pairs(u64 a, u64 b) {
   return (u64)_mm256_unpackhi_epi64((__m256i)a, (__m256i)b);
+}
+static INLINE int32_t greatest(i32 x) {
+  const __m256i v = (__m256i)x;
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1)));
 }
 static INLINE u32 lower_halves(u32 x) {
   return (u32)_mm256_cvtepu16_epi32(_mm256_castsi256_si128((__m256i)x)) << 16;
@@ -136,6 +146,19 @@ static INLINE u64 widening_product(u64 a, u64 b) {
 #endif
 #endif
 
+#if !defined(__AVX2__)
+static INLINE int32_t greatest(i32 x) {
+  int32_t most = x[0];
+  for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
+  return most;
+}
+#endif
+static INLINE float greatest(f32 x) {
+  float most = x[0];
+  for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
+  return most;
+}
+static INLINE float least(f32 x) { return -greatest(-x); }
 static INLINE f32 floor_to(f32 x, const Unit& unit) { return floor(x * unit.inverse) * unit.one; }
 static INLINE u32 whole(f32 x) {  // for want of an unsigned conversion: modulo 2^32
   const f32 wrapped = x - (x >= 0x1p31f ? splat(0x1p32f) : f32{});

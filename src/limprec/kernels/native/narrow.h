@@ -36,6 +36,7 @@ static INLINE f32 to_multiple(f32 a, u32 sign, u32 word, const Unit& unit) {
 template <Rounding R, bool LIMITED>
 struct Floating {
   NarrowFloating facts;
+  explicit Floating(const NarrowFloating& given) : facts(given) {}
   explicit Floating(const Plan& plan) : facts(plan.narrow_floating) {}
 
   INLINE f32 operator()(f32 x, u32 word) const {

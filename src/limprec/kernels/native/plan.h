@@ -9,10 +9,12 @@
 
 namespace limprec {
 
-enum class Kind : uint8_t { FLOATING, FIXED, DYNAMIC };
+enum class Kind : uint8_t { FLOATING, FIXED, DYNAMIC, MICROSCALING, NVFP4, AFFINE };
 enum class Rounding : uint8_t { NEAREST, NEAREST_AWAY, TOWARD_ZERO, DOWN, UP, STOCHASTIC };
 enum class Simd : uint8_t { AUTO, PORTABLE, AVX2, AVX512 };
 enum class Carrier : uint8_t { FLOAT32, BFLOAT16, FLOAT16, FLOAT64 };
+enum class Span : uint8_t { TENSOR, CHANNEL, BLOCK };  // what a scale is for
+enum class Zero : uint8_t { INTEGER, NONE, REAL };     // the zero point of affine integers
 
 struct Key {
   uint64_t seed;
@@ -40,7 +42,7 @@ struct NarrowFloating {
   float zero;            // -0 keeps the sign of zero when added, +0 removes it
 };
 
-// Facts for float32 arithmetic on fixed and dynamic fixed point.
+// Facts for float32 arithmetic on fixed point, and on codes before their scale.
 struct NarrowFixed {
   Unit unit;
   float min, max;
@@ -57,6 +59,26 @@ struct Wide {
   double code_min, code_max, modulus;  // modulus 0 saturates
 };
 
+// Which elements share a scale.
+struct Groups {
+  Span span;
+  int axis;  // may count back from the last
+  int64_t block;
+};
+
+// How scales follow from elements.
+struct Scaling {
+  // Powers of two: 2^(floor(log2 amax) - below), held between two exponents.
+  int below, min_exponent, max_exponent;
+  // Affine integers; also the largest element of NVFP4.
+  Zero zero;
+  float code_min, code_max;
+  // NVFP4: the format of block scales, its largest value times that of an element, and the scale
+  // of the tensor.
+  NarrowFloating block;
+  float per_tensor, tensor;
+};
+
 struct Plan {
   Kind kind;
   Rounding rounding;
@@ -64,10 +86,11 @@ struct Plan {
   Carrier carrier;
   uint32_t mask;  // the bits of a random word that are random
   bool halves;    // whether an element takes half a word
-  int bits;       // of a dynamic code
+  bool floating;  // whether elements are, or codes
   bool narrow;    // whether float32 arithmetic rounds a float32 exactly
-  bool nan;       // a dynamic format without a scale: everything becomes NaN
   Key key;
+  Groups groups;
+  Scaling scaling;
   NarrowFloating narrow_floating;
   NarrowFixed narrow_fixed;
   Wide wide;
@@ -76,21 +99,50 @@ struct Plan {
 // Unpack a request; the fields of `packed` are those of spec.py.
 Plan make_plan(int64_t packed, Carrier carrier, const Key& key);
 
-// Set the scale of a dynamic plan from the tensor's largest magnitude.
-void set_scale(Plan& plan, double largest);
+// Set the scale of the whole tensor from its largest magnitude, for NVFP4.
+void set_tensor_scale(Plan& plan, float largest);
 
-// One instruction set's copy of the kernels.
-struct Kernels {
-  // Round n elements; index is the global index of the first. x and y are equal or disjoint.
-  void (*round)(const Plan& plan, const void* x, void* y, int64_t n, uint64_t index);
-  // The bit pattern of the largest magnitude (float64 for that carrier, else float32); a NaN is
-  // larger than an infinity.
-  uint64_t (*largest)(Carrier carrier, const void* x, int64_t n);
+// What the elements that share a scale say about it.
+struct Extremes {
+  uint64_t magnitude;  // bit pattern of the largest: a float32 in a narrow plan, else a float64
+  float low, high;     // only for affine integers with a zero point
 };
 
+// Blocks in contiguous memory: rows of `length` elements, cut every `block`, the last one shorter.
+struct Rows {
+  int64_t length, block;
+  uint64_t index;  // the global index of the first element
+};
+
+// One instruction set's copy of the kernels. `index` is the global index of the first element; x
+// and y are equal or disjoint.
+struct Kernels {
+  // Round n elements to a format without scales.
+  void (*round)(const Plan& plan, const void* x, void* y, int64_t n, uint64_t index);
+};
+struct ScaledKernels {
+  // What n elements, at least one, add to the extremes of their group.
+  void (*extremes)(const Plan& plan, const void* x, int64_t n, Extremes& found);
+  // Round n elements of a group.
+  void (*run)(const Plan& plan, const Extremes& found, const void* x, void* y, int64_t n,
+              uint64_t index);
+  // Round the blocks first to last; x and y are where the first row begins.
+  void (*blocks)(const Plan& plan, const Rows& rows, const void* x, void* y, int64_t first,
+                 int64_t last);
+  // Round `count` rows, `stride` elements apart, of n columns each of which is a group.
+  void (*columns)(const Plan& plan, const void* x, void* y, int64_t count, int64_t stride,
+                  int64_t n, uint64_t index);
+};
+
+// No group of nothing: what `extremes` starts from.
+constexpr Extremes NOTHING{0, __builtin_inff(), -__builtin_inff()};
+constexpr int64_t COLUMNS_AT_ONCE = 128;  // at most, for `columns`
+
 extern const Kernels PORTABLE;
+extern const ScaledKernels SCALED_PORTABLE;
 #if defined(LIMPREC_X86)
 extern const Kernels AVX2, AVX512;
+extern const ScaledKernels SCALED_AVX2, SCALED_AVX512;
 #endif
 
 }  // namespace limprec

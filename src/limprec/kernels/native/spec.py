@@ -6,7 +6,19 @@ from enum import IntEnum
 from functools import lru_cache
 
 from ...errors import KernelError
-from ...formats import DynamicFixedPoint, FixedPoint, FloatingPoint, Format, Precision, Rounding
+from ...formats import (
+    MX_ELEMENTS,
+    NVFP4,
+    Affine,
+    DynamicFixedPoint,
+    FixedPoint,
+    FloatingPoint,
+    Format,
+    Microscaling,
+    Precision,
+    Rounding,
+    ScaledFormat,
+)
 
 
 class Simd(IntEnum):
@@ -30,13 +42,17 @@ _ROUNDINGS = (
     Rounding.STOCHASTIC,
 )
 _SPECIALS = ("ieee", "fn", "fnuz", "finite", "p3109")
+_ELEMENTS = tuple(MX_ELEMENTS.values())
+_ZEROS = ("integer", "none", "real")
+_LONGEST_BLOCK = 2**24 - 1
 
 
 def has_kernel(fmt: Format) -> bool:
     """Return whether there are native kernels for a format."""
     if isinstance(fmt, FloatingPoint) or isinstance(fmt, FixedPoint):  # noqa: SIM101 (faster)
         return True
-    return isinstance(fmt, DynamicFixedPoint) and fmt.per_tensor
+    scaled = DynamicFixedPoint | Microscaling | NVFP4 | Affine
+    return isinstance(fmt, scaled) and (fmt.block or 1) <= _LONGEST_BLOCK
 
 
 @lru_cache(maxsize=4096)
@@ -57,7 +73,7 @@ def pack(precision: Precision, simd: Simd = Simd.AUTO) -> int:
     if isinstance(fmt, FloatingPoint):
         assert fmt.bias is not None
         return _join(
-            (0, 2),
+            (0, 3),
             *head,
             (fmt.exponent_bits, 4),
             (fmt.mantissa_bits, 6),
@@ -69,8 +85,23 @@ def pack(precision: Precision, simd: Simd = Simd.AUTO) -> int:
     if isinstance(fmt, FixedPoint):
         wrap = fmt.overflow == "wrap"
         shape = ((fmt.bits, 6), (fmt.fraction_bits + 2048, 12), (fmt.signed, 1), (wrap, 1))
-        return _join((1, 2), *head, *shape)
-    return _join((2, 2), *head, (fmt.bits, 6))
+        return _join((1, 3), *head, *shape)
+    assert isinstance(fmt, ScaledFormat)
+    head = (*head, *_groups(fmt))
+    if isinstance(fmt, DynamicFixedPoint):
+        return _join((2, 3), *head, (fmt.bits, 6))
+    if isinstance(fmt, Microscaling):
+        return _join((3, 3), *head, (_ELEMENTS.index(fmt.element), 3))
+    if isinstance(fmt, NVFP4):
+        return _join((4, 3), *head)
+    assert isinstance(fmt, Affine)
+    return _join((5, 3), *head, (fmt.bits, 5), (_ZEROS.index(fmt.zero), 2))
+
+
+def _groups(fmt: ScaledFormat) -> tuple[tuple[int, int], ...]:
+    """Return the fields of which elements share a scale: a tensor, a channel or a block."""
+    span = 0 if fmt.per_tensor else 1 if fmt.block is None else 2
+    return (span, 2), ((fmt.axis or 0) + 64, 7), (fmt.block or 0, 24)
 
 
 def _join(*fields: tuple[int, int]) -> int:

@@ -103,9 +103,4 @@ struct WideWrapping {
   }
 };
 
-struct WideNan {
-  explicit WideNan(const Plan&) {}
-  INLINE double operator()(double, uint32_t) const { return __builtin_nan(""); }
-};
-
 }  // namespace limprec::LIMPREC_LEVEL
