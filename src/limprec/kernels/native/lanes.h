@@ -37,6 +37,10 @@ typedef uint32_t u32 __attribute__((vector_size(BYTES)));
 typedef uint64_t u64 __attribute__((vector_size(BYTES)));
 typedef uint16_t u16 __attribute__((vector_size(BYTES / 2)));
 
+// The same where they are kept in memory, which the stack may not align (see `unaligned`).
+typedef u32 loose32 __attribute__((aligned(4)));
+typedef u64 loose64 __attribute__((aligned(8)));
+
 static INLINE u32 bits(f32 x) { return (u32)x; }
 static INLINE f32 number(u32 b) { return (f32)b; }
 static INLINE f32 splat(float x) { return x - f32{}; }  // keeps -0

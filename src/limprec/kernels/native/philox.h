@@ -80,8 +80,8 @@ class Philox {
 
  private:
   static constexpr int ROUNDS = 7;
-  u32 mask_;
-  u64 counter_{}, upper_, step_, stream_, key0_[ROUNDS], key1_[ROUNDS];
+  loose32 mask_;
+  loose64 counter_{}, upper_, step_, stream_, key0_[ROUNDS], key1_[ROUNDS];
 };
 
 }  // namespace limprec::LIMPREC_LEVEL

@@ -6,6 +6,9 @@
 
 namespace limprec::LIMPREC_LEVEL {
 
+// Called once a stretch: copies of it in every loop would only take longer to compile.
+#define OUTLINE static __attribute__((noinline, unused))
+
 static INLINE int64_t size_of(Carrier carrier) {
   return carrier == Carrier::FLOAT64 ? 8 : carrier == Carrier::FLOAT32 ? 4 : 2;
 }
@@ -43,7 +46,7 @@ static INLINE void write_vectors(void* p, int64_t n, const float* numbers) {
   __builtin_memcpy(y + i, rest, static_cast<size_t>(n - i) * sizeof(T));
 }
 
-static INLINE void read(Carrier carrier, const void* p, int64_t n, float* numbers) {
+OUTLINE void read(Carrier carrier, const void* p, int64_t n, float* numbers) {
   switch (carrier) {
     case Carrier::FLOAT32:
       return read_vectors<Float32>(p, n, numbers);
@@ -58,7 +61,7 @@ static INLINE void read(Carrier carrier, const void* p, int64_t n, float* number
   }
 }
 
-static INLINE void write(Carrier carrier, void* p, int64_t n, const float* numbers) {
+OUTLINE void write(Carrier carrier, void* p, int64_t n, const float* numbers) {
   switch (carrier) {
     case Carrier::FLOAT32:
       return write_vectors<Float32>(p, n, numbers);
@@ -88,7 +91,7 @@ struct Stretch {
   }
 };
 
-static INLINE void read(Carrier carrier, const void* p, int64_t n, double* numbers) {
+OUTLINE void read(Carrier carrier, const void* p, int64_t n, double* numbers) {
   if (carrier == Carrier::FLOAT64) {
     __builtin_memcpy(numbers, p, static_cast<size_t>(n) * sizeof(double));
     return;
@@ -99,7 +102,7 @@ static INLINE void read(Carrier carrier, const void* p, int64_t n, double* numbe
   for (int64_t i = 0; i < n; i++) numbers[i] = narrow[i];
 }
 
-static INLINE void write(Carrier carrier, void* p, int64_t n, const double* numbers) {
+OUTLINE void write(Carrier carrier, void* p, int64_t n, const double* numbers) {
   if (carrier == Carrier::FLOAT64) {
     __builtin_memcpy(p, numbers, static_cast<size_t>(n) * sizeof(double));
     return;

@@ -37,7 +37,7 @@ class Words {
  private:
   using Source = Philox<TAKEN>;
 
-  void make() {
+  __attribute__((noinline)) void make() {
     if (made_ % Source::PERIOD == 0) philox_ = Source(key_, made_, mask_);
     u32 group[VECTORS];
     philox_.template next<VECTORS / Source::A_SET>(group);
