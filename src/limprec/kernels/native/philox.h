@@ -47,6 +47,22 @@ class Philox {
   // time hide the latency of each other. The caller starts anew at multiples of PERIOD.
   template <int SETS = 1>
   INLINE void next(u32* words) {
+    u32 raw[2 * SETS];
+    next_raw<SETS>(raw);
+    for (int i = 0; i < 2 * SETS; i++) {
+      if constexpr (TAKEN == Random::HALVES) {
+        words[2 * i] = lower_halves(raw[i]) & mask_;
+        words[2 * i + 1] = upper_halves(raw[i]) & mask_;
+      } else {
+        words[i] = raw[i] & mask_;
+      }
+    }
+  }
+
+  // The words of the generator as they come, two vectors for each of the SETS: where elements take
+  // halves, a word serves two neighbours. Nothing is masked.
+  template <int SETS = 1>
+  INLINE void next_raw(u32* raw) {
     const u64 m0 = splat(uint64_t{0xD2511F53u}), m1 = splat(uint64_t{0xCD9E8D57u});
     const u64 low = splat(uint64_t{0xffffffffu});
     u64 x0[SETS], x1[SETS], x2[SETS], x3[SETS];
@@ -65,16 +81,8 @@ class Philox {
     }
     for (int s = 0; s < SETS; s++) {
       const u64 first = (x0[s] & low) | (x1[s] << 32), second = (x2[s] & low) | (x3[s] << 32);
-      const u32 even = (u32)even_pairs(first, second), odd = (u32)odd_pairs(first, second);
-      if constexpr (TAKEN == Random::HALVES) {
-        words[4 * s] = lower_halves(even) & mask_;
-        words[4 * s + 1] = upper_halves(even) & mask_;
-        words[4 * s + 2] = lower_halves(odd) & mask_;
-        words[4 * s + 3] = upper_halves(odd) & mask_;
-      } else {
-        words[2 * s] = even & mask_;
-        words[2 * s + 1] = odd & mask_;
-      }
+      raw[2 * s] = (u32)even_pairs(first, second);
+      raw[2 * s + 1] = (u32)odd_pairs(first, second);
     }
   }
 

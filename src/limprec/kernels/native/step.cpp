@@ -76,6 +76,7 @@ Storage take_storage(Request& request, const Key& key) {
   Storage s{};
   s.plan = make_plan(request.take(), Carrier::FLOAT32, key);
   s.memory = request.take_as<Memory>();
+  s.own = request.take() != 0;
   s.exact = request.take() != 0;
   s.ulp_bits = request.take_as<int>();
   s.in_blocks = request.take() != 0;

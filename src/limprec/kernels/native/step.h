@@ -26,7 +26,7 @@ struct Ulp {
   int mantissa_bits;  // 0 for fixed point
   int min_exponent;   // for fixed point the one exponent that there is
   bool fixed;
-  uint32_t flushed;   // magnitudes below this have the unit 2^min_exponent; 0 for none
+  uint32_t flushed;  // magnitudes below this have the unit 2^min_exponent; 0 for none
 };
 
 // How one tensor is kept. The plan rounds float32 numbers: values, the elements of blocks in units
@@ -34,17 +34,18 @@ struct Ulp {
 struct Storage {
   Plan plan;
   Memory memory;
+  bool own;         // its format is that of its memory
   bool exact;       // every float32 is kept as it is
   int ulp_bits;     // 0, or the memory counts units of ulp(p) / 2^ulp_bits
   bool in_blocks;   // of 32, each with a scale
   bool above_zero;  // what is positive stays so
-  int max_exponent; // of an element of a block
+  int max_exponent;  // of an element of a block
   float smallest;   // positive element
 };
 
 constexpr int MAX_STATES = 3, MAX_SCALARS = 8;
-constexpr int BLOCK = 32;             // elements under one scale
-constexpr int FINEST_UNIT = -126;     // exponent of a unit of a compensation
+constexpr int BLOCK = 32;          // elements under one scale
+constexpr int FINEST_UNIT = -126;  // exponent of a unit of a compensation
 
 struct StepPlan {
   Rule rule;
@@ -54,8 +55,8 @@ struct StepPlan {
   int states;
   Memory grad;
   Storage parameter, carry, state[MAX_STATES];
-  Plan strict_plan;     // the compensation's format, to nearest
-  float min, max;       // of the parameter's format
+  Plan strict_plan;  // the compensation's format, to nearest
+  float min, max;    // of the parameter's format
   Ulp ulp;
   float scalars[MAX_SCALARS];
 };

@@ -9,7 +9,7 @@ import torch
 
 from ...errors import FormatError, KernelError
 from ...formats import FixedPoint, FloatingPoint, Format, Microscaling, Precision, Rounding
-from ..carrier import check_holds, is_identity
+from ..carrier import check_holds, dtype_format, is_identity
 from ..steps.reference import Slots
 from ..steps.rules import states
 from ..steps.spec import Rule, StepKey, StepSpec, Storage, WriteBack
@@ -118,7 +118,7 @@ def _request(spec: StepSpec, grad: torch.dtype) -> tuple[int, ...] | None:
         if rounds_carry and not carry.in_blocks:
             kept.append(_storage(carry))
         elif counts or whole:
-            kept.append((pack(Precision(_FX16)), _MEMORY[carry.dtype], 1, 0, 0, 0))
+            kept.append((pack(Precision(_FX16)), _MEMORY[carry.dtype], 1, 1, 0, 0, 0))
         else:
             return None
     kept.extend(map(_storage, spec.states))
@@ -143,9 +143,9 @@ def _request(spec: StepSpec, grad: torch.dtype) -> tuple[int, ...] | None:
 
 
 def _storage(storage: Storage) -> tuple[int, ...] | None:
-    """Return the packed precision, the memory, and whether all is kept; ulp bits and blocks."""
+    """Return the numbers of one ``Storage`` of step.h, None where there is no kernel."""
     precision, fmt, dtype = storage.precision, storage.format, storage.dtype
-    ulps, blocks, exact = storage.ulp_bits, storage.in_blocks, False
+    ulps, blocks, own, exact = storage.ulp_bits, storage.in_blocks, False, False
     if ulps or blocks:
         if precision.rounding in _STEEP:
             return None
@@ -162,8 +162,9 @@ def _storage(storage: Storage) -> tuple[int, ...] | None:
     elif dtype not in _FLOATS or not _is_scalar(fmt, dtype):
         return None
     else:
+        own = fmt == dtype_format(dtype, "step")
         exact = is_identity(fmt, torch.float32)
-    return pack(precision), _MEMORY[dtype], exact, ulps, blocks, storage.above_zero
+    return pack(precision), _MEMORY[dtype], own, exact, ulps, blocks, storage.above_zero
 
 
 def _is_scalar(fmt: Format, dtype: torch.dtype) -> bool:

@@ -1,0 +1,154 @@
+// Steps whose memory is bfloat16 throughout, in one pass: the case of pure bfloat16 training.
+//
+// A 32-bit lane holds two neighbours, the upper one a float32 as it stands and the lower one a shift
+// away from that; a random word likewise holds the 16 bits of both. So nothing is ever reordered.
+#pragma once
+
+#include "carriers.h"
+#include "philox.h"
+#include "step.h"
+#include "step_rules.h"
+#include "step_write_back.h"
+
+namespace limprec::LIMPREC_LEVEL {
+
+constexpr uint32_t UPPER = 0xffff0000u;
+constexpr int PAIRS = 4;                        // of vectors that the loop takes at a time
+constexpr int PAIR = 2 * LANES;                 // elements of a pair
+constexpr int PAIR_GROUP = PAIRS * PAIR;
+
+// Two neighbours of every lane.
+struct Two {
+  f32 lower, upper;
+};
+
+static INLINE Two load_two(const void* data, int64_t at) {
+  const u32 x = load<u32>(static_cast<const uint16_t*>(data) + at);
+  return {number(x << 16), number(x & UPPER)};
+}
+static INLINE void store_two(void* data, int64_t at, Two x) {
+  store(static_cast<uint16_t*>(data) + at, bits(x.lower) >> 16 | (bits(x.upper) & UPPER));
+}
+
+// x plus what carries into its upper half when it rounds away; overflow becomes infinity by itself.
+// The lower half is of no account.
+static INLINE f32 nearest_upper(f32 x) {
+  const u32 b = bits(x);
+  return keep_nan(x, number(b + (b >> 16 & 1u) + 0x7fffu));
+}
+static INLINE Two nearest_upper(Two x) { return {nearest_upper(x.lower), nearest_upper(x.upper)}; }
+static INLINE Two stochastic_upper(Two x, u32 word) {
+  return {keep_nan(x.lower, number(bits(x.lower) + (word & 0xffffu))),
+          keep_nan(x.upper, number(bits(x.upper) + (word >> 16)))};
+}
+static INLINE f32 only_upper(f32 x) { return number(bits(x) & UPPER); }
+
+// Whether a storage is bfloat16 in every respect, rounded in one of the two ways above.
+static inline bool is_bfloat16(const Storage& s) {
+  const Plan& plan = s.plan;
+  const bool random = plan.rounding == Rounding::STOCHASTIC && plan.halves && plan.mask == UPPER;
+  return s.memory == Memory::BFLOAT16 && s.own && (random || plan.rounding == Rounding::NEAREST);
+}
+
+template <Rule RULE, int STATES, WriteBack STRATEGY>
+static void step_bfloat16(const StepPlan& plan, const StepSlot& slot, int64_t begin, int64_t end) {
+  using Words = Philox<Random::HALVES>;
+  const auto is_random = [](const Storage& s) { return s.plan.rounding == Rounding::STOCHASTIC; };
+  constexpr bool HAS_REST = STRATEGY == WriteBack::KAHAN || STRATEGY == WriteBack::LAZY;
+  const Storage& last = HAS_REST ? plan.carry : plan.parameter;
+  const bool last_random = STRATEGY != WriteBack::SPLIT && is_random(last);
+  const auto words_of = [&](uint32_t place) {
+    Key key = plan.parameter.plan.key;
+    key.stream = slot.stream + place;
+    return Words(key, slot.offset + static_cast<uint64_t>(begin), UPPER);
+  };
+  Words last_words = words_of(HAS_REST ? CARRY_PLACE : PARAMETER_PLACE);
+  Words state_words[2] = {words_of(STATE_PLACE), words_of(STATE_PLACE + 1)};
+  const uint32_t flags = plan.flags;
+  float s[MAX_SCALARS];
+  __builtin_memcpy(s, plan.scalars, sizeof s);
+
+  for (int64_t group = begin; group < end; group += PAIR_GROUP) {
+    u32 word[STATES + 1][PAIRS];
+    for (int k = 0; k < STATES; k++)
+      if (is_random(plan.state[k])) state_words[k].template next_raw<PAIRS / 2>(word[k]);
+    if (last_random) last_words.template next_raw<PAIRS / 2>(word[STATES]);
+#pragma GCC unroll 4
+    for (int i = 0; i < PAIRS; i++) {
+      const int64_t at = group + i * PAIR;
+      const Two g = load_two(slot.grad, at), p = load_two(slot.p, at);
+      Two w = p, kept[STATES + 1], u;
+      u32 halves{};
+      if constexpr (STRATEGY == WriteBack::SPLIT) {
+        halves = load<u32>(static_cast<const uint16_t*>(slot.carry) + at);
+        w.lower = join_halves(p.lower, (i32)(halves << 16) >> 16);
+        w.upper = join_halves(p.upper, (i32)halves >> 16);
+      }
+      for (int k = 0; k < STATES; k++) kept[k] = load_two(slot.state[k], at);
+      f32 half[STATES + 1];
+      for (int k = 0; k < STATES; k++) half[k] = kept[k].lower;
+      u.lower = advance<RULE, STATES>(flags, s, g.lower, w.lower, half);
+      for (int k = 0; k < STATES; k++) kept[k].lower = half[k], half[k] = kept[k].upper;
+      u.upper = advance<RULE, STATES>(flags, s, g.upper, w.upper, half);
+      for (int k = 0; k < STATES; k++) {
+        kept[k].upper = half[k];
+        const bool random = is_random(plan.state[k]);
+        store_two(slot.state[k], at,
+                  random ? stochastic_upper(kept[k], word[k][i]) : nearest_upper(kept[k]));
+      }
+      if constexpr (HAS_REST) {
+        const Two c = load_two(slot.carry, at), y{u.lower + c.lower, u.upper + c.upper};
+        const Two total{p.lower + y.lower, p.upper + y.upper};
+        const Two t{only_upper(nearest_upper(total.lower)), only_upper(nearest_upper(total.upper))};
+        const Two rest{
+            rest_of(STRATEGY, p.lower, y.lower, total.lower, t.lower, plan.min, plan.max),
+            rest_of(STRATEGY, p.upper, y.upper, total.upper, t.upper, plan.min, plan.max)};
+        store_two(slot.p, at, t);
+        store_two(slot.carry, at,
+                  last_random ? stochastic_upper(rest, word[STATES][i]) : nearest_upper(rest));
+      } else {
+        Two total{w.lower + u.lower, w.upper + u.upper};
+        if constexpr (STRATEGY == WriteBack::SPLIT) {
+          const i32 lower = split_halves(total.lower), upper = split_halves(total.upper);
+          store_two(slot.p, at, total);
+          store(static_cast<uint16_t*>(slot.carry) + at, ((u32)lower & 0xffffu) | (u32)upper << 16);
+        } else {
+          store_two(slot.p, at,
+                    last_random ? stochastic_upper(total, word[STATES][i]) : nearest_upper(total));
+        }
+      }
+    }
+  }
+}
+
+using StepLoop = void (*)(const StepPlan&, const StepSlot&, int64_t begin, int64_t end);
+
+template <Rule RULE, int STATES>
+static StepLoop bfloat16_loop(WriteBack strategy) {
+  switch (strategy) {
+    case WriteBack::NEAREST:
+    case WriteBack::STOCHASTIC:
+      return step_bfloat16<RULE, STATES, WriteBack::NEAREST>;
+    case WriteBack::KAHAN:
+      return step_bfloat16<RULE, STATES, WriteBack::KAHAN>;
+    case WriteBack::SPLIT:
+      return step_bfloat16<RULE, STATES, WriteBack::SPLIT>;
+    default:
+      return nullptr;
+  }
+}
+
+// The loop for a step, if there is one; it takes whole groups whose global index is a multiple of one.
+static StepLoop bfloat16_loop(const StepPlan& plan) {
+  bool fits = is_bfloat16(plan.parameter) && plan.grad == Memory::BFLOAT16 && !plan.strict;
+  fits = fits && (plan.strategy != WriteBack::KAHAN || is_bfloat16(plan.carry));
+  for (int k = 0; k < plan.states; k++) fits = fits && is_bfloat16(plan.state[k]);
+  if (!fits) return nullptr;
+  if (plan.rule == Rule::SGD && plan.states == 1) return bfloat16_loop<Rule::SGD, 1>(plan.strategy);
+  if (plan.rule == Rule::SGD) return bfloat16_loop<Rule::SGD, 0>(plan.strategy);
+  if (plan.rule == Rule::ADAM && plan.states == 2) return bfloat16_loop<Rule::ADAM, 2>(plan.strategy);
+  if (plan.rule == Rule::LION) return bfloat16_loop<Rule::LION, 1>(plan.strategy);
+  return nullptr;
+}
+
+}  // namespace limprec::LIMPREC_LEVEL
