@@ -21,6 +21,7 @@ using torch::stable::Tensor;
 
 constexpr int64_t TILE = 1 << 13;  // elements: a piece of work
 constexpr int64_t SERIAL = 2;      // tiles that are not worth another thread
+constexpr int64_t LAST_STREAM = (int64_t{1} << 32) - STATE_PLACE - MAX_STATES;
 
 const StepKernels& step_kernels(Simd asked) {
   const Simd level = usable_simd(asked);
@@ -59,7 +60,7 @@ class Request {
  public:
   explicit Request(const std::vector<int64_t>& numbers) : numbers_(numbers) {}
   int64_t take() {
-    STD_TORCH_CHECK(next_ < numbers_.size(), "limprec: a step's request is too short");
+    STD_TORCH_CHECK(next_ < numbers_.size(), "limprec: the request is too short");
     return numbers_[next_++];
   }
   template <class T>
@@ -114,7 +115,7 @@ StepPlan make_step_plan(const std::vector<int64_t>& numbers, const std::vector<d
   plan.parameter = take_storage(request, key);
   if (plan.has_carry) plan.carry = take_storage(request, key);
   STD_TORCH_CHECK(plan.states <= MAX_STATES && scalars.size() <= MAX_SCALARS,
-                  "limprec: a step of so many states or numbers");
+                  "limprec: too many states or numbers");
   for (int k = 0; k < plan.states; k++) plan.state[k] = take_storage(request, key);
   for (size_t i = 0; i < scalars.size(); i++) plan.scalars[i] = static_cast<float>(scalars[i]);
 
@@ -150,7 +151,7 @@ class Flat {
       const int32_t wanted = is_scale ? aoti_torch_dtype_uint8() : dtype_of(memory);
       const int64_t count = is_scale ? (slot.n + BLOCK - 1) / BLOCK : slot.n;
       STD_TORCH_CHECK(dtype == wanted && x.numel() == count,
-                      "limprec: a step's tensor of another dtype or size than its request says");
+                      "limprec: a tensor of another dtype or size than the spec says");
       plain = plain && x.is_contiguous();
     });
     if (!plain && any_order) {
@@ -235,7 +236,7 @@ void step_(std::vector<Tensor> tensors, std::vector<int64_t> request, std::vecto
   const StepKernels& k = step_kernels(static_cast<Simd>(simd));
   const size_t each = Flat::count(plan), count = streams.size();
   STD_TORCH_CHECK(tensors.size() == each * count && offsets.size() == count,
-                  "limprec: a step of tensors and streams that do not match");
+                  "limprec: tensors and keys do not match");
   const bool any_order = !takes_random_bits(plan);
 
   std::vector<Flat> all;
@@ -244,6 +245,9 @@ void step_(std::vector<Tensor> tensors, std::vector<int64_t> request, std::vecto
   for (size_t i = 0; i < count; i++) {
     all.emplace_back(plan, tensors, each * i, any_order);
     StepSlot& slot = all.back().slot;
+    STD_TORCH_CHECK(streams[i] >= 0 && streams[i] < LAST_STREAM && offsets[i] >= 0 && step >= 0 &&
+                        step < int64_t{1} << 32,
+                    "limprec: a random key out of range");
     slot.stream = static_cast<uint32_t>(streams[i]);
     slot.offset = static_cast<uint64_t>(offsets[i]);
     first_tile.push_back(first_tile.back() + (slot.n + TILE - 1) / TILE);

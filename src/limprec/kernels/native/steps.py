@@ -1,4 +1,4 @@
-"""Optimizer steps in C++ on the CPU: the bits of ``steps.reference``, many parameters a call."""
+"""Optimizer steps in C++ on the CPU: the bits of the reference, many parameters in one call."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ...errors import FormatError, KernelError
 from ...formats import FixedPoint, FloatingPoint, Format, Microscaling, Precision, Rounding
 from ..carrier import check_holds, dtype_format, is_identity
 from ..steps.reference import Slots
-from ..steps.rules import states
-from ..steps.spec import Rule, StepKey, StepSpec, Storage, WriteBack
+from ..steps.rules import SCALARS, states
+from ..steps.spec import Flag, Rule, StepKey, StepSpec, Storage, WriteBack
 from . import REMEDY, missing, warn_once
 from .spec import Simd, pack
 
@@ -92,8 +92,12 @@ def step(
         offsets.append(key.offset)
     seed, number = keys[0].seed, keys[0].step
     for dtype, mine in tensors.items():
-        request = _request(spec, dtype)
-        torch.ops.limprec.step_.default(mine, request, scalars, simd, seed, number, *places[dtype])
+        rest = (_request(spec, dtype), scalars, simd, seed, number, *places[dtype])
+        try:
+            torch.ops.limprec.step_.default(mine, *rest)
+        except (NotImplementedError, RuntimeError) as error:
+            problem = str(error).splitlines()[0].rpartition("limprec: ")[2]
+            raise KernelError("native backend", problem, "give what the spec says") from error
     torch.autograd.graph.increment_version([slot.p for slot in slots])
 
 
@@ -102,6 +106,8 @@ def _request(spec: StepSpec, grad: torch.dtype) -> tuple[int, ...] | None:
     """Return a step as the numbers that ``step.cpp`` takes in this order, None without a kernel."""
     strategy, carry = spec.strategy, spec.carry
     if len(spec.states) != len(states(spec.rule, spec.flags)):
+        return None
+    if "decay" not in SCALARS[spec.rule] and spec.flags & (Flag.DECAY | Flag.DECOUPLED):
         return None
     rounds_carry = strategy in (WriteBack.KAHAN, WriteBack.LAZY)
     parameter = spec.parameter
