@@ -1,6 +1,6 @@
 """Products at accumulator precision against float32 ones, in one run: giga multiply-adds a second.
 
-python -m benchmarks.accumulate [--save] [--seconds 1]
+python -m benchmarks.accumulate [--save] [--seconds 1] [--no-peers]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import platform
 import re
+import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ import torch
 
 from limprec.kernels.matmul import matmul, native
 from limprec.kernels.native import best_simd
+
+from .peers import peers
 
 SIZES = (256, 512)
 CASES: dict[str, dict[str, Any]] = {
@@ -36,7 +39,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 GOALS = {"e5m10, every multiply-add rounded": 20.0, "e5m10, Kahan": 4.0}
 MPTORCH = 0.06
-"""GMAC/s of mptorch 0.3.0 for the first case, on the machine of ../shared/ANCHORS.md."""
+"""GMAC/s of mptorch 0.3.0 for the first case at 256^3, two Zen 5 cores, 2026-11-23."""
+PEER_SIZE = 256
+PEER_GOAL = 300
+"""How many times mptorch's rate the first case should reach."""
 
 
 def fastest(work: Callable[[], object], seconds: float) -> float:
@@ -65,7 +71,8 @@ def measure(seconds: float) -> list[str]:
         f" PyTorch {torch.__version__}. Operands are normal numbers, for fixed point"
         " rounded to 1/16."
         " Giga multiply-adds a second, the fastest of several runs; the float32 product of PyTorch"
-        " was timed next to each.",
+        f" was timed next to each. {MPTORCH} is the rate of mptorch 0.3.0 for the first case on two"
+        " Zen 5 cores; where it is installed it is timed below.",
     ]
     if native.missing() is not None:
         lines += ["", f"Without the native kernel: {native.missing()}"]
@@ -75,7 +82,7 @@ def measure(seconds: float) -> list[str]:
         work = size**3 / 1e9
         lines += ["", f"## {size}^3", ""]
         lines += [
-            "| accumulator | GMAC/s | of float32's | goal | times mptorch |",
+            f"| accumulator | GMAC/s | of float32's | goal | times {MPTORCH} |",
             "|---|---|---|---|---|",
         ]
         for name, options in CASES.items():
@@ -93,12 +100,52 @@ def measure(seconds: float) -> list[str]:
     return lines
 
 
+def beside_peers(rounds: int = 5) -> list[str]:
+    """Time the same products of other packages, each in turn with ours; return the lines."""
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(PEER_SIZE, PEER_SIZE, generator=g) for _ in range(2))
+    found, notes = peers()
+    lines = ["", f"## Other implementations, {PEER_SIZE}^3", ""]
+    lines += [
+        "| peer | accumulator | GMAC/s | ours | times, fastest | times, median | goal |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for peer in found:
+        for name, product in peer.products.items():
+            pairs = []
+            for number in range(rounds + 1):
+                pair = [_seconds(lambda p=product: p(a, b))]  # type: ignore[misc]
+                pair.append(_seconds(lambda n=name: matmul(a, b, **CASES[n])))  # type: ignore[misc]
+                pairs += [pair] if number else []  # the first round warms up
+            theirs, ours = (PEER_SIZE**3 / 1e9 / min(taken) for taken in zip(*pairs, strict=True))
+            median = statistics.median(one / other for one, other in pairs)
+            verdict = ""
+            if peer.name.startswith("mptorch") and name == next(iter(CASES)):
+                met = "met" if ours / theirs >= PEER_GOAL else "missed"
+                verdict = f"{PEER_GOAL}: {met}"
+            lines.append(
+                f"| {peer.name} | {name} | {theirs:.3f} | {ours:.2f} | {ours / theirs:.0f} |"
+                f" {median:.0f} | {verdict} |"
+            )
+            print(lines[-1], flush=True)
+    return [*lines, *(line for note in notes for line in ("", note))]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
     parser.add_argument("--seconds", type=float, default=1.0, help="per line")
+    parser.add_argument("--no-peers", action="store_true", help="leave other implementations out")
     options = parser.parse_args()
-    report = "\n".join(measure(options.seconds)) + "\n"
+    lines = measure(options.seconds)
+    lines += [] if options.no_peers else beside_peers()
+    report = "\n".join(lines) + "\n"
     print(report)
     if options.save:
         slug = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")

@@ -16,17 +16,19 @@ import sys
 import tempfile
 import time
 import timeit
-import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from limprec.formats import parse_precision
-from limprec.kernels import Backend, Key, native, quantize_
+from limprec.formats import Rounding, parse_precision
+from limprec.kernels import Backend, Key, native, quantize, quantize_, round_to
 from limprec.kernels.native import Simd
+
+from .peers import Peer, peers
 
 Work = Callable[[], object]
 
@@ -34,6 +36,8 @@ ELEMENTS = 2**24
 SMALL = 1000
 GOALS = {"nearest": 1.2, "stochastic": 1.5, "dynamic": 2.0}
 """In copies of the same bytes; ``dynamic`` is dfx8 to nearest, its search for amax included."""
+PEER_GOALS = {"nearest": 20, "stochastic": 80}
+"""How many times our time in place QPyTorch should take."""
 CALL_GOAL = 2.5
 """Microseconds that a call on 1,000 elements may take over an operator that does nothing."""
 NAMES = ("e5m2", "e4m3", "fp16", "bf16", "fx8.4", "dfx8")
@@ -195,42 +199,62 @@ def calls(rounds: int) -> list[str]:
     return lines if empty else [*lines, "", "No C++ compiler: the empty operators are left out."]
 
 
-def peers() -> list[str]:
-    """Time other implementations of the same roundings on 2^24 float32."""
-    x = torch.randn(ELEMENTS)
+def others(rounds: int) -> list[str]:
+    """Time other implementations of the same roundings on 2^24 float32, each beside ours."""
+    given = torch.randn(ELEMENTS)
+    x, sample = given.clone(), given[: 2**20].clone()
+    found, notes = peers()
+    reference = partial(quantize, backend=Backend.REFERENCE, seed=1)
+    ours = {name: partial(reference, fmt=name) for name in ("e5m2", "e5m2:stochastic", "dfx8")}
+    found.append(Peer("limprec's reference", ours))
+    lines = ["", "## Other implementations, 2^24 float32", ""]
+    lines += [
+        "A peer makes its output; ours rounds in place, or makes its output as well. Times are of"
+        " the peer, ratios are how many times ours it takes, in the same rounds. `Same` is the"
+        " share of values that equal ours (rounding to nearest).",
+        "",
+        "| peer | work | ms, fastest | ms, median | in place, fastest | in place, median |"
+        " new output, fastest | same | goal |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for peer in found:
+        for name, work in peer.roundings.items():
+            lines.append(beside_ours(peer.name, name, work, sample, x, given, rounds))
+            print(lines[-1], flush=True)
+    return [*lines, *(line for note in notes for line in ("", note))]
 
-    def ours(name: str, backend: Backend) -> Work:
-        seed = 1 if "stochastic" in name else None
-        return lambda: quantize_(x, name, seed=seed, backend=backend)
 
-    names = ["e5m2", "e5m2:stochastic", "fx8.4", "fx8.4:stochastic", "dfx8", "dfx8:stochastic"]
-    others: dict[str, dict[str, Work]] = {
-        "limprec reference": {name: ours(name, Backend.REFERENCE) for name in names}
-    }
-    note = []
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # QPyTorch compiles as it is imported
-            from qtorch.quant import block_quantize, fixed_point_quantize, float_quantize
-        others["QPyTorch 0.3.0"] = {
-            "e5m2": lambda: float_quantize(x, 5, 2, rounding="nearest"),
-            "e5m2:stochastic": lambda: float_quantize(x, 5, 2, rounding="stochastic"),
-            "fx8.4": lambda: fixed_point_quantize(x, 8, 4, rounding="nearest"),
-            "fx8.4:stochastic": lambda: fixed_point_quantize(x, 8, 4, rounding="stochastic"),
-            "dfx8": lambda: block_quantize(x, 8, dim=-1, rounding="nearest"),
-            "dfx8:stochastic": lambda: block_quantize(x, 8, dim=-1, rounding="stochastic"),
-        }
-    except Exception as error:  # an import that compiles can fail in any way
-        note = ["", f"QPyTorch is left out: {type(error).__name__}: {str(error).splitlines()[0]}"]
-    lines = ["", "## Other implementations, 2^24 float32, fastest of five", ""]
-    lines += ["| peer | work | ms | times the native kernel's |", "|---|---|---|---|"]
-    for peer, cases in others.items():
-        for name, work in cases.items():
-            mine = ours(name, Backend.NATIVE)
-            times = timed({"peer": work, "mine": mine}, 5, lambda: x.normal_())
-            ratio = min(times["peer"]) / min(times["mine"])
-            lines.append(f"| {peer} | {name} | {min(times['peer']):.0f} | {ratio:.0f} |")
-    return lines + note
+def beside_ours(
+    peer: str,
+    name: str,
+    work: Callable[[Tensor], Tensor],
+    sample: Tensor,
+    x: Tensor,
+    given: Tensor,
+    rounds: int,
+) -> str:
+    """Time one rounding of a peer in turn with ours; return a line of the table."""
+    precision = parse_precision(name)
+    stochastic = precision.rounding is Rounding.STOCHASTIC
+    same = "" if stochastic else f"{(work(sample) == quantize(sample, name)).float().mean():.5f}"
+    times = timed(
+        {
+            "peer": lambda: work(x),
+            "in place": lambda: round_to(x, precision, KEY, out=x),
+            "new": lambda: round_to(x, precision, KEY),
+        },
+        rounds,
+        lambda: x.copy_(given),
+    )
+    own = times["peer"]
+    place, new = (min(own) / min(times[case]) for case in ("in place", "new"))
+    median = statistics.median(a / b for a, b in zip(own, times["in place"], strict=True))
+    goal = PEER_GOALS["stochastic" if stochastic else "nearest"] if "QPyTorch" in peer else None
+    verdict = "" if goal is None else f"{goal:g}: {'met' if place >= goal else 'missed'}"
+    return (
+        f"| {peer} | {precision} | {min(own):.1f} | {statistics.median(own):.1f} | {place:.1f} |"
+        f" {median:.1f} | {new:.1f} | {same} | {verdict} |"
+    )
 
 
 def cpu_name() -> str:
@@ -262,7 +286,7 @@ def main() -> None:
         *large(options.rounds, torch.bfloat16, levels),
         *layouts(options.rounds),
         *calls(options.rounds),
-        *([] if options.no_peers else peers()),
+        *([] if options.no_peers else others(min(options.rounds, 7))),
     ]
     report = "\n".join(lines) + "\n"
     print(report)
