@@ -10,8 +10,15 @@ import platform
 import sys
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+if int(setuptools.__version__.split(".")[0]) < 77:  # older ones cannot read pyproject.toml
+    sys.exit(
+        f"limprec: setuptools {setuptools.__version__} is too old to build it;"
+        " run: pip install --upgrade setuptools"
+    )
 
 NATIVE = Path("src/limprec/kernels/native")
 PER_LEVEL = sorted(map(str, NATIVE.glob("*kernels.cpp")))

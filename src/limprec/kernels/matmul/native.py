@@ -24,6 +24,16 @@ def missing() -> str | None:
     return reason
 
 
+def is_there() -> bool:
+    """Return whether the kernel can be used.
+
+    Warns once, with ``SlowBackendWarning``, if the extension is missing.
+    """
+    if room.missing() is not None:
+        room.warn_once()
+    return missing() is None
+
+
 def matmul(a: Tensor, b: Tensor, request: Request, simd: Simd = Simd.AUTO) -> Tensor:
     """Return the product of CPU tensors (B, M, K) and (B, K, N) of one dtype.
 

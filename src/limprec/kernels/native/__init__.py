@@ -22,8 +22,8 @@ from .spec import Simd, has_kernel, pack
 __all__ = ["Simd", "SlowBackendWarning", "best_simd", "can_round", "missing", "round_to"]
 
 REMEDY = (
-    "install a C++17 compiler and run `pip install --no-build-isolation --force-reinstall"
-    " --no-deps limprec` where PyTorch 2.10 or later is installed"
+    "install a C++17 compiler and run `pip install --no-build-isolation --no-cache-dir"
+    " --force-reinstall --no-deps limprec` where PyTorch 2.10 or later is installed"
 )
 _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
 
