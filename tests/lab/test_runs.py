@@ -108,8 +108,8 @@ def test_a_comparison_ends_in_a_table_and_a_page_and_goes_on(
     assert len(started) == 3  # nothing finished is run again
     cells = table.rows(results)
     assert [row[0] for row in cells] == started
-    assert [row[5] for row in cells] == ["96", "24", "32"]
-    assert [row[6] for row in cells] == ["100 %", "6.5 %", "6.5 %"]
+    assert [row[6] for row in cells] == ["96", "24", "32"]
+    assert [row[7] for row in cells] == ["100 %", "6.5 %", "6.5 %"]
     page = write_report(results, tmp_path / "report.html", "limprec compare").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")[:2000]
     for cell in cells[1]:

@@ -13,14 +13,18 @@ from .options import (
     Context,
     Data,
     DataDir,
+    Dtype,
     Epochs,
     Model,
     Momentum,
+    OptimizerName,
     Out,
     PlanName,
     Rate,
     Seed,
+    Warmup,
     WeightDecay,
+    WideProducts,
     load_plan,
     run_folder,
 )
@@ -30,7 +34,9 @@ from .output import Json, print_json, print_table, print_text
 def compare(
     model: Model = "lenet5",
     data: Data = "digits",
-    plan: PlanName = "dfx8",
+    plan: PlanName = None,
+    dtype: Dtype = "float32",
+    optimizer: OptimizerName = "sgd",
     writebacks: Annotated[
         str,
         typer.Option(
@@ -41,20 +47,25 @@ def compare(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
-    momentum: Momentum = 0.9,
+    momentum: Momentum = None,
     weight_decay: WeightDecay = None,
+    warmup: Warmup = 0,
+    wide_products: WideProducts = False,
     seed: Seed = 0,
+    seeds: Annotated[
+        int, typer.Option(help="How many seeds, from --seed on; tables give mean and spread.")
+    ] = 1,
     context: Context = 128,
     data_dir: DataDir = None,
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Train one network in fp32 and under a plan with several write-backs, side by side.
+    """Train one network in fp32 and in few bits with several write-backs, side by side.
 
     Ends with a table and a report page. A variant that is finished already is read from the
     folder, so an interrupted comparison goes on where it stopped.
     """
-    precision_plan = load_plan(plan)
+    precision_plan = load_plan(plan, dtype)
     from ..lab.run import RunConfig
 
     base = RunConfig.usual(
@@ -67,13 +78,17 @@ def compare(
         lr=lr,
         momentum=momentum,
         weight_decay=weight_decay,
+        optimizer=optimizer,
+        dtype=dtype,
+        wide_products=wide_products,
+        warmup=warmup,
         seed=seed,
         context=context,
     )
     from ..lab.data import load_data
     from ..lab.variants import variants
 
-    rows = variants(base, [name.strip() for name in writebacks.split(",") if name.strip()])
+    rows = variants(base, [name.strip() for name in writebacks.split(",") if name.strip()], seeds)
     data_set = load_data(data, data_dir=data_dir, context=context)
     from ..lab import table
     from ..lab.compare import compare as run
@@ -81,10 +96,10 @@ def compare(
     from ..lab.report import write_report
 
     folder = run_folder(
-        out, "compare", model, data, precision_plan.name if precision_plan else plan
+        out, "compare", model, data, precision_plan.name if precision_plan else dtype
     )
     with progress_bars() as bars:
-        results = run(rows, data_set, folder, on_start=lambda row: [StepProgress(bars, row.label)])
+        results = run(rows, data_set, folder, on_start=lambda row: [StepProgress(bars, row.title)])
     command = shlex.join(["limprec", *sys.argv[1:]])
     report = write_report(results, folder / "report.html", command)
     table.write_markdown(results, folder / "table.md", command)
@@ -92,6 +107,6 @@ def compare(
         print_json([result.as_dict() for result in results])
         return
     print_table(table.HEADER, table.rows(results))
-    for note in table.NOTES:
+    for note in table.notes(results):
         print_text(note)
     print_text(f"\nReport: {report}")

@@ -20,8 +20,28 @@ Data = Annotated[
     ),
 ]
 PlanName = Annotated[
-    str, typer.Option(help="Precision plan: a TOML file, a ready plan's name, or fp32 for none.")
+    str | None,
+    typer.Option(
+        help="Precision plan: a TOML file, a ready plan's name, or fp32 for none."
+        " [default: dfx8; fp32 with --dtype bfloat16]"
+    ),
 ]
+OptimizerName = Annotated[str, typer.Option(help="Optimizer: sgd, adamw.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="What parameters, activations and gradients are really kept in: float32 or bfloat16."
+    ),
+]
+WideProducts = Annotated[
+    bool,
+    typer.Option(
+        "--wide-products",
+        help="Compute the products of bfloat16 operands in float32, for processors that are slow"
+        " at bfloat16.",
+    ),
+]
+Warmup = Annotated[int, typer.Option(help="Steps over which the rate rises to its peak.")]
 Epochs = Annotated[
     int | None, typer.Option(help="Passes over the training set. [default: 20 for digits, else 3]")
 ]
@@ -32,7 +52,7 @@ Rate = Annotated[
     float | None,
     typer.Option("--lr", help="Peak of the cosine rate. [default: the model's usual]"),
 ]
-Momentum = Annotated[float, typer.Option(help="Momentum of SGD.")]
+Momentum = Annotated[float | None, typer.Option(help="Momentum of SGD. [default: 0.9]")]
 WeightDecay = Annotated[
     float | None, typer.Option(help="Weight decay. [default: the model's usual]")
 ]
@@ -45,10 +65,12 @@ DataDir = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Folder for the results. [default: in runs/]")]
 
 
-def load_plan(name: str) -> Plan | None:
-    """Return the plan of a name or file; ``fp32`` means none."""
+def load_plan(name: str | None, dtype: str) -> Plan | None:
+    """Return the plan of a name or file; ``fp32`` means none, None what is usual for the dtype."""
     from ..plan import Plan
 
+    if name is None:
+        name = "dfx8" if dtype == "float32" else "fp32"
     return None if name == "fp32" else Plan.load(name)
 
 

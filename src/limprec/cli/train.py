@@ -11,14 +11,18 @@ from .options import (
     Context,
     Data,
     DataDir,
+    Dtype,
     Epochs,
     Model,
     Momentum,
+    OptimizerName,
     Out,
     PlanName,
     Rate,
     Seed,
+    Warmup,
     WeightDecay,
+    WideProducts,
     load_plan,
     run_folder,
 )
@@ -28,7 +32,9 @@ from .output import Json, print_json, print_table, print_text
 def train(
     model: Model = "lenet5",
     data: Data = "mnist",
-    plan: PlanName = "dfx8",
+    plan: PlanName = None,
+    dtype: Dtype = "float32",
+    optimizer: OptimizerName = "sgd",
     writeback: Annotated[
         str, typer.Option(help="How updates are stored: nearest, stochastic, kahan or master.")
     ] = "kahan",
@@ -38,8 +44,10 @@ def train(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
-    momentum: Momentum = 0.9,
+    momentum: Momentum = None,
     weight_decay: WeightDecay = None,
+    warmup: Warmup = 0,
+    wide_products: WideProducts = False,
     seed: Seed = 0,
     context: Context = 128,
     data_dir: DataDir = None,
@@ -47,13 +55,13 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = False,
     json: Json = False,
 ) -> None:
-    """Train a network under a precision plan, with checkpoints and logs.
+    """Train a network under a precision plan or in bfloat16, with checkpoints and logs.
 
     The folder of the run holds checkpoints, metrics.csv, TensorBoard events and result.json.
     """
     from ..optim.writeback import parse_write_back
 
-    precision_plan = load_plan(plan)
+    precision_plan = load_plan(plan, dtype)
     parse_write_back(writeback)
     from ..lab.run import RunConfig
 
@@ -68,6 +76,10 @@ def train(
         lr=lr,
         momentum=momentum,
         weight_decay=weight_decay,
+        optimizer=optimizer,
+        dtype=dtype,
+        wide_products=wide_products,
+        warmup=warmup,
         seed=seed,
         context=context,
     )
@@ -78,7 +90,7 @@ def train(
     from ..lab.table import percent
     from ..lab.trainer import train as run
 
-    name = precision_plan.name if precision_plan else plan
+    name = precision_plan.name if precision_plan else dtype
     folder = run_folder(out, model, data, name, writeback)
     with progress_bars() as bars:
         label = f"{model} {name} {writeback}"

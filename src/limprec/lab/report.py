@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from ..files import write_text
 from . import table
@@ -34,7 +35,7 @@ def write_report(results: Sequence[RunResult], path: Path, command: str) -> Path
     """Write the page of a comparison.
 
     Args:
-        results: at least one; the first is the baseline.
+        results: at least one; the first label is the baseline.
         path: the HTML file, written whole or not at all.
         command: the command line that made it, shown on the page.
 
@@ -42,16 +43,17 @@ def write_report(results: Sequence[RunResult], path: Path, command: str) -> Path
         The path.
     """
     config, env = results[0].config, results[0].environment
+    seeds = ", ".join(str(s) for s in dict.fromkeys(r.config["seed"] for r in results))
     lead = (
         f"{config['model']} on {config['data']}, {config['epochs']} epochs,"
-        f" batch {config['batch_size']}, seed {config['seed']}."
+        f" batch {config['batch_size']}, seed {seeds}."
     )
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.HEADER)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
         for row in table.rows(results)
     )
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.NOTES)
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes(results))
     plan = next((r.config["plan"] for r in results if r.config["plan"]), None)
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
@@ -69,7 +71,7 @@ def write_report(results: Sequence[RunResult], path: Path, command: str) -> Path
 
 
 def _charts(results: Sequence[RunResult]) -> str:
-    """Return the charts as HTML, Plotly's script inside the first."""
+    """Return the charts as HTML, means over the seeds, Plotly's script inside the first."""
     import plotly.graph_objects as go
 
     curves = (
@@ -79,11 +81,13 @@ def _charts(results: Sequence[RunResult]) -> str:
     parts = []
     for number, (title, key, axis, tick, kind) in enumerate(curves):
         figure = go.Figure()
-        for result, color in zip(results, _COLORS * 9, strict=False):
+        groups = table.by_label(results)
+        for (label, group), color in zip(groups.items(), _COLORS * 9, strict=False):
+            epochs = list(zip(*(result.history for result in group), strict=True))
             figure.add_scatter(
-                x=[record["epoch"] for record in result.history],
-                y=[record[key] for record in result.history],
-                name=result.label,
+                x=[records[0]["epoch"] for records in epochs],
+                y=[fmean(record[key] for record in records) for records in epochs],
+                name=label,
                 mode="lines+markers",
                 line={"color": color, "width": 2},
             )

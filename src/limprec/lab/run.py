@@ -16,9 +16,14 @@ from ..errors import LabError
 from ..files import write_text
 from ..plan import Plan
 from .models import find_model
+from .optimizers import find_optimizer
+from .optimizers import usual as usual_training
 
 USUAL = {"": (3, 128), "digits": (20, 32)}
 """Data set -> usual epochs and batch size: the tiny digits want more and smaller steps."""
+
+DTYPES = ("float32", "bfloat16")
+"""What parameters, activations and gradients may be kept in. float16 would need a loss scale."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,13 @@ class RunConfig:
         epochs: passes over the training set, 1 or more.
         batch_size: 1 or more.
         lr: peak learning rate of a cosine schedule that ends at 0.
-        momentum: of SGD.
         weight_decay: 0 or more.
+        momentum: of SGD; 0 for optimizers without.
+        optimizer: a name of ``lab.optimizers``.
+        dtype: of parameters, buffers, activations and gradients, a name of ``DTYPES``; the loss
+            is computed in float32.
+        wide_products: compute products of 16-bit operands in float32, see ``WideProducts``.
+        warmup: steps over which the rate rises linearly to its peak.
         seed: of weights, data order and every rounding.
         context: tokens of one input, for text.
 
@@ -53,17 +63,33 @@ class RunConfig:
     weight_decay: float
     compensation_rounding: str | None = None
     momentum: float = 0.9
+    optimizer: str = "sgd"
+    dtype: str = "float32"
+    wide_products: bool = False
+    warmup: int = 0
     seed: int = 0
     context: int = 128
 
     def __post_init__(self) -> None:
         """Check the names and the numbers."""
         find_model(self.model)
+        find_optimizer(self.optimizer)
+        if self.dtype not in DTYPES:
+            known = " or ".join(DTYPES)
+            raise LabError("run", f"unknown dtype {self.dtype!r}", f"use {known}")
+        if self.plan is not None and self.dtype != "float32":
+            raise LabError(
+                "run",
+                f"a plan simulates its formats in float32, not in {self.dtype}",
+                "leave out the plan or the dtype",
+            )
         for name in ("epochs", "batch_size", "context"):
             if getattr(self, name) < 1:
                 raise LabError("run", f"{name} is {getattr(self, name)}", "give 1 or more")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise LabError("run", f"lr is {self.lr}", "give more than 0")
+        if self.warmup < 0:
+            raise LabError("run", f"warmup is {self.warmup}", "give 0 or more")
         if not 0 <= self.seed < 2**63:
             raise LabError("run", f"seed is {self.seed}", "give an integer from 0 to 2^63 - 1")
 
@@ -79,14 +105,18 @@ class RunConfig:
         batch_size: int | None = None,
         lr: float | None = None,
         weight_decay: float | None = None,
+        momentum: float | None = None,
+        optimizer: str = "sgd",
         **others: Any,
     ) -> RunConfig:
-        """Return a run in which None stands for what is usual for the model and the data.
+        """Return a run in which None stands for what is usual for model, data and optimizer.
 
         Raises:
             LabError: as the class.
         """
-        entry = find_model(model)
+        given = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        training: dict[str, Any] = usual_training(optimizer, model)
+        training |= {name: value for name, value in given.items() if value is not None}
         usual_epochs, usual_batch = USUAL.get(data, USUAL[""])
         return cls(
             model,
@@ -95,8 +125,8 @@ class RunConfig:
             writeback,
             epochs=usual_epochs if epochs is None else epochs,
             batch_size=usual_batch if batch_size is None else batch_size,
-            lr=entry.lr if lr is None else lr,
-            weight_decay=entry.weight_decay if weight_decay is None else weight_decay,
+            optimizer=optimizer,
+            **training,
             **others,
         )
 

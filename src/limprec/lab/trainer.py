@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from ..costs import step_energy, training_state_bits
 from ..errors import LabError
 from ..integrations.lightning import LostUpdates, pl
 from ..nn import convert
-from ..optim import SGD
+from ..optim.base import WriteBackOptimizer
+from ..plan import Plan
 from .data import DataSet
 from .models import Task, build_model
+from .optimizers import build_optimizer
+from .products import WideProducts
 from .run import RunConfig, RunResult, environment
 
 LOGGERS = (pl.loggers.CSVLogger, pl.loggers.TensorBoardLogger)
@@ -37,15 +40,21 @@ class Training(pl.LightningModule):
         self.model: nn.Module = build_model(config.model, task, config.seed)
         if config.plan is not None:
             convert(self.model, config.plan, seed=config.seed)
+        self.dtype_of_run: torch.dtype = getattr(torch, config.dtype)
+        if self.dtype_of_run != torch.float32:  # channels last: twice as fast in 16 bits
+            self.model.to(self.dtype_of_run, memory_format=torch.channels_last)  # type: ignore[call-overload]
         batches = data.train_batches(config.batch_size, seed=config.seed)
         self.total_steps = config.epochs * len(batches)
         self.history: list[dict[str, float]] = []
         self._sums = torch.zeros(3, dtype=torch.float64)  # train loss, correct, count
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits."""
-        logits: Tensor = self.model(x)
-        return logits
+        """Return the logits, in float32."""
+        if self.dtype_of_run != torch.float32 and x.is_floating_point():
+            x = x.to(self.dtype_of_run, memory_format=torch.channels_last)
+        with WideProducts() if self.config.wide_products else nullcontext():
+            logits: Tensor = self.model(x)
+        return logits.float()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the mean cross entropy of a batch."""
@@ -99,24 +108,26 @@ class Training(pl.LightningModule):
         return self.data.test_batches(max(self.config.batch_size, 256))
 
     def configure_optimizers(self) -> Any:
-        """SGD with the run's write-back, and a cosine schedule over all steps."""
+        """Return the run's optimizer, and its rate's schedule: a warm-up, then a cosine to 0."""
         config = self.config
-        optimizer = SGD(
+        optimizer = build_optimizer(
+            config.optimizer,
             self.model.parameters(),
+            config.momentum,
             lr=config.lr,
-            momentum=config.momentum,
             weight_decay=config.weight_decay,
             writeback=config.writeback,
             format=None if config.plan is None else "plan",
             compensation_rounding=config.compensation_rounding,
             seed=config.seed,
         )
-        total = self.total_steps
+        total, warmup = self.total_steps, config.warmup
 
-        def cosine(step: int) -> float:
-            return 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
+        def rate(step: int) -> float:
+            rising = min(1.0, (step + 1) / (warmup + 1))
+            return rising * 0.5 * (1 + math.cos(math.pi * min(step, total) / total))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -184,7 +195,7 @@ def train(
         trainer.fit(training, ckpt_path=str(last) if resume and last.exists() else None)
         seconds = time.perf_counter() - started
     optimizer = trainer.optimizers[0]
-    assert isinstance(optimizer, SGD)
+    assert isinstance(optimizer, WriteBackOptimizer)
     final = training.history[-1]
     result = RunResult(
         label=label,
@@ -196,9 +207,9 @@ def train(
         state_bits=training_state_bits(optimizer),
         mac_energy=step_energy(
             training.model,
-            config.plan,
+            config.plan if training.dtype_of_run == torch.float32 else Plan.uniform("bf16"),
             data.input_shape,
-            dtype=torch.long if data.kind == "text" else torch.float32,
+            dtype=torch.long if data.kind == "text" else training.dtype_of_run,
         ),
         history=tuple(training.history),
         seconds=seconds,

@@ -1,10 +1,11 @@
-"""The rows of a comparison: the same run in fp32 and under a plan with several write-backs."""
+"""The rows of a comparison: the same run in fp32 and in few bits with several write-backs."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import LabError
 from ..optim.writeback import parse_write_back
@@ -20,34 +21,45 @@ class Variant:
     label: str
     config: RunConfig
 
+    @property
+    def title(self) -> str:
+        """The label and the seed, for progress."""
+        return f"{self.label}, seed {self.config.seed}"
 
-def variants(base: RunConfig, write_backs: Sequence[str]) -> list[Variant]:
-    """Return the fp32 baseline and the plan of ``base`` under each write-back.
+
+def variants(base: RunConfig, write_backs: Sequence[str], seeds: int = 1) -> list[Variant]:
+    """Return the fp32 baseline and ``base`` under each write-back, for each seed.
 
     Args:
-        base: the run, with its plan.
+        base: the run, with its plan or its 16-bit dtype.
         write_backs: names of write-backs; ``kahan-stochastic`` is Kahan with a stochastically
             rounded compensation.
+        seeds: how many, from the base's own on. Seeds come one after another, so that a comparison
+            that was cut short has all rows of the first ones.
 
     Raises:
-        LabError: if ``base`` has no plan, or a write-back is named twice.
+        LabError: if ``base`` is plain fp32, a write-back is named twice, or there is no seed.
         OptimizerError: for an unknown write-back.
     """
-    if base.plan is None:
-        raise LabError("compare", "no plan", "give one, e.g. --plan dfx8")
+    if base.plan is None and base.dtype == "float32":
+        raise LabError(
+            "compare", "no plan", "give one, e.g. --plan dfx8, or a dtype: --dtype bfloat16"
+        )
     if len(set(write_backs)) != len(write_backs):
         given = ",".join(write_backs)
         raise LabError("compare", f"a write-back twice in {given}", "name each once")
-    rows = [Variant(BASELINE, dataclasses.replace(base, plan=None, writeback="nearest"))]
-    for name in write_backs:
-        strategy, _, rounding = name.partition("-")
+    if seeds < 1:
+        raise LabError("compare", f"seeds is {seeds}", "give 1 or more")
+    name = base.plan.name if base.plan else base.dtype
+    plain = {"plan": None, "dtype": "float32", "wide_products": False, "writeback": "nearest"}
+    changes: list[tuple[str, dict[str, Any]]] = [(BASELINE, plain)]
+    for write_back in write_backs:
+        strategy, _, rounding = write_back.partition("-")
         parse_write_back(strategy)
-        rows.append(
-            Variant(
-                f"{base.plan.name} {name}",
-                dataclasses.replace(
-                    base, writeback=strategy, compensation_rounding=rounding or None
-                ),
-            )
-        )
-    return rows
+        change = {"writeback": strategy, "compensation_rounding": rounding or None}
+        changes.append((f"{name} {write_back}", change))
+    return [
+        Variant(label, dataclasses.replace(base, seed=seed, **change))
+        for seed in range(base.seed, base.seed + seeds)
+        for label, change in changes
+    ]
