@@ -68,6 +68,21 @@ def test_compare_prints_the_table_and_names_the_page(
     assert [row["label"] for row in json.loads(text)] == ["fp32", "dfx8 kahan"]
 
 
+def test_compare_in_real_bfloat16_over_seeds(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ("--model", "mlp", "--dtype", "bfloat16", "--optimizer", "adamw", "--seeds", "2")
+    few = ("--epochs", "1", "--batch-size", "256", "--writebacks", "nearest")
+    code, text, error = run(capsys, "compare", *options, *few, "--out", str(tmp_path / "run"))
+    assert code == 0, error
+    lines = text.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:3]] == ["fp32", "bfloat16 nearest"]
+    assert all("±" in line for line in lines[1:3])
+    code, _, error = run(capsys, "compare", *options[:4], "--seeds", "0")
+    assert code == 2
+    assert "seeds is 0; give 1 or more" in error
+
+
 def test_train_on_a_folder_of_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     data = f"imagefolder:{pictures(tmp_path / 'pictures')}"
     options = ("--model", "lenet5", "--data", data, "--epochs", "1", "--batch-size", "4")
@@ -113,6 +128,10 @@ def test_train_on_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
         (("--epochs", "three"), "three"),
         (("--lr", "-1"), "lr is -1.0; give more than 0"),
         (("--speed", "9"), "--speed"),
+        (("--dtype", "float16"), "unknown dtype 'float16'; use float32 or bfloat16"),
+        (("--dtype", "bfloat16", "--plan", "dfx8"), "leave out the plan or the dtype"),
+        (("--optimizer", "adm"), "unknown optimizer 'adm'; use one of sgd"),
+        (("--warmup", "-1"), "warmup is -1; give 0 or more"),
     ],
 )
 @pytest.mark.parametrize("command", ["train", "compare"])

@@ -15,6 +15,7 @@ from limprec.lab import table
 from limprec.lab.compare import compare
 from limprec.lab.data import DataSet, load_data
 from limprec.lab.models import MODELS, Task, build_model
+from limprec.lab.optimizers import OPTIMIZERS
 from limprec.lab.report import write_report
 from limprec.lab.run import RunConfig, RunResult
 from limprec.lab.trainer import Training, train
@@ -120,6 +121,92 @@ def test_a_comparison_ends_in_a_table_and_a_page_and_goes_on(
     assert results[0].environment["limprec"] in text
 
 
+def test_real_bfloat16_is_kept_and_counted(digits: DataSet, run_folder: Path) -> None:
+    run = config(plan=None, dtype="bfloat16", wide_products=True, epochs=4, batch_size=64)
+    result = train(run, digits, run_folder)
+    assert result.accuracy > 0.85
+    assert result.state_bits == dict.fromkeys(
+        ("parameter", "gradient", "compensation", "momentum_buffer"), 16
+    )
+    assert all(w.dtype == torch.bfloat16 for w in state_of(run_folder).values())
+    # bfloat16: 3 products of a float multiply and an fp32 add, cheaper than fp32's
+    plain = train(config(plan=None, writeback="nearest", epochs=1), digits, run_folder / "fp32")
+    assert 0.2 < result.mac_energy / plain.mac_energy < 0.7
+
+
+def test_adamw_trains_a_model_of_text(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("so shaken as we are, so wan with care, " * 60)
+    text = load_data(f"text:{file}", context=16)
+    run = RunConfig.usual(
+        "gpt-mini", text.name, None, "kahan",
+        optimizer="adamw", dtype="bfloat16", epochs=4, batch_size=16, context=16, warmup=5,
+    )  # fmt: skip
+    assert (run.lr, run.weight_decay, run.momentum) == (1e-3, 0.01, 0)
+    optimizer = Training(run, text).configure_optimizers()
+    assert isinstance(optimizer["optimizer"], lp.optim.AdamW)
+    result = train(run, text, tmp_path / "run")
+    assert result.history[-1]["test_loss"] < 0.8 * result.history[0]["test_loss"]
+    assert result.state_bits["exp_avg_sq"] == 16
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_every_optimizer_moves_the_model(digits: DataSet, name: str) -> None:
+    run = RunConfig.usual("mlp", "digits", None, "kahan", optimizer=name, dtype="bfloat16")
+    training = Training(run, digits)
+    optimizer = training.configure_optimizers()["optimizer"]
+    assert type(optimizer).__name__ == OPTIMIZERS[name].kind
+    before = [p.detach().clone() for p in training.parameters()]
+    training(torch.randn(4, 1, 32, 32)).square().mean().backward()
+    optimizer.step()
+    assert not any(torch.equal(a, b) for a, b in zip(before, training.parameters(), strict=True))
+
+
+def test_a_momentum_where_there_is_none_is_refused(digits: DataSet) -> None:
+    run = config(optimizer="adamw", momentum=0.9)
+    with pytest.raises(LabError, match="adamw takes no momentum of 0.9; leave it out"):
+        Training(run, digits).configure_optimizers()
+
+
+def test_the_rate_rises_and_falls(digits: DataSet) -> None:
+    run = config(lr=1.0, warmup=3, epochs=10)
+    made = Training(run, digits).configure_optimizers()
+    schedule = made["lr_scheduler"]["scheduler"].lr_lambdas[0]
+    rates = [schedule(step) for step in range(61)]
+    assert rates[:3] == sorted(rates[:3])
+    assert 0.24 < rates[0] < 0.26
+    assert max(rates) == rates[3] > 0.98
+    assert rates[-1] == 0
+
+
+def test_several_seeds_give_mean_and_spread(digits: DataSet, tmp_path: Path) -> None:
+    base = config(epochs=1, dtype="bfloat16", plan=None)
+    rows = variants(base, ["nearest"], seeds=2)
+    assert [row.title for row in rows] == [
+        "fp32, seed 0",
+        "bfloat16 nearest, seed 0",
+        "fp32, seed 1",
+        "bfloat16 nearest, seed 1",
+    ]
+    assert [row.config.dtype for row in rows[:2]] == ["float32", "bfloat16"]
+    results = compare(rows, digits, tmp_path)
+    cells = table.rows(results)
+    assert [row[0] for row in cells] == ["fp32", "bfloat16 nearest"]
+    accuracies = [100 * r.accuracy for r in results if r.label == "fp32"]
+    middle, half = sum(accuracies) / 2, abs(accuracies[0] - accuracies[1]) / 2**0.5
+    assert cells[0][1] == f"{middle:.2f} ± {half:.2f} %"
+    gaps = [
+        100 * (b.accuracy - a.accuracy) for a, b in zip(results[::2], results[1::2], strict=True)
+    ]
+    assert cells[1][2].startswith(f"{sum(gaps) / 2:+.2f} ± ")
+    assert cells[0][2] == ""
+    assert "2 seeds" in table.markdown(results)
+    assert "seed 0, 1" in table.write_markdown(results, tmp_path / "t.md", "x").read_text()
+    page = write_report(results, tmp_path / "report.html", "x").read_text()
+    assert "seed 0, 1." in page
+    assert page.count('"name":"bfloat16 nearest"') == 2  # one curve a chart, not one a seed
+
+
 def test_a_plan_that_does_not_fit_is_refused_before_anything_runs(
     digits: DataSet, tmp_path: Path
 ) -> None:
@@ -162,6 +249,23 @@ def test_models_are_seeded_and_leave_the_global_generator() -> None:
         (lambda: config(epochs=0), LabError, "epochs is 0; give 1 or more"),
         (lambda: config(lr=0.0), LabError, "lr is 0.0; give more than 0"),
         (lambda: config(seed=-1), LabError, "seed is -1"),
+        (lambda: config(warmup=-1), LabError, "warmup is -1; give 0 or more"),
+        (
+            lambda: config(optimizer="adam2"),
+            LabError,
+            "unknown optimizer 'adam2'; use one of sgd, adam, adamw",
+        ),
+        (
+            lambda: config(plan=None, dtype="float16"),
+            LabError,
+            "unknown dtype 'float16'; use float32 or bfloat16",
+        ),
+        (
+            lambda: config(dtype="bfloat16"),
+            LabError,
+            "a plan simulates its formats in float32, not in bfloat16; leave out the plan",
+        ),
+        (lambda: variants(config(), ["kahan"], seeds=0), LabError, "seeds is 0; give 1 or more"),
         (lambda: variants(config(plan=None), ["kahan"]), LabError, "no plan; give one"),
         (lambda: variants(config(), ["kahan", "kahan"]), LabError, "a write-back twice"),
         (lambda: variants(config(), ["kahn"]), OptimizerError, "unknown write-back 'kahn'"),

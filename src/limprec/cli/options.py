@@ -26,7 +26,7 @@ PlanName = Annotated[
         " [default: dfx8; fp32 with --dtype bfloat16]"
     ),
 ]
-OptimizerName = Annotated[str, typer.Option(help="Optimizer: sgd, adamw.")]
+OptimizerName = Annotated[str, typer.Option(help="Optimizer: sgd, adam, adamw, lion, rmsprop.")]
 Dtype = Annotated[
     str,
     typer.Option(
@@ -52,7 +52,9 @@ Rate = Annotated[
     float | None,
     typer.Option("--lr", help="Peak of the cosine rate. [default: the model's usual]"),
 ]
-Momentum = Annotated[float | None, typer.Option(help="Momentum of SGD. [default: 0.9]")]
+Momentum = Annotated[
+    float | None, typer.Option(help="Momentum. [default: 0.9 for sgd, 0 for rmsprop]")
+]
 WeightDecay = Annotated[
     float | None, typer.Option(help="Weight decay. [default: the model's usual]")
 ]

@@ -33,7 +33,10 @@ class Entry:
 
 OPTIMIZERS: dict[str, Entry] = {
     "sgd": Entry("SGD", momentum=0.9),
+    "adam": Entry("Adam", lr=1e-3),
     "adamw": Entry("AdamW", lr=1e-3, weight_decay=0.01),
+    "lion": Entry("Lion", lr=1e-4, weight_decay=0.1),
+    "rmsprop": Entry("RMSprop", lr=1e-3, momentum=0.0),
 }
 
 
