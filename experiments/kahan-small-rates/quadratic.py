@@ -2,11 +2,11 @@
 
     python experiments/kahan-small-rates/quadratic.py
 
-Minimises (p - w)^2 / 2 over independent parameters, w uniform in [1, 2), from p = w +- 1/8, with the
-gradient p - w + noise * z, z standard normal, for SPAN / rate steps of plain SGD. The same step is
-a weight average with decay 1 - rate of weights that are w plus noise. Formats are simulated in
-float32, so that the write-back alone is narrow. Writes ``results/quadratic.json``, whose finished
-rows are kept on a restart, and ``quadratic.md``.
+Minimises (p - w)^2 / 2 over independent parameters, w uniform in [1, 2), from p = w +- 1/8, with
+the gradient p - w + noise * z, z standard normal, for SPAN / rate steps of plain SGD. The same
+step is a weight average with decay 1 - rate of weights that are w plus noise. Formats are
+simulated in float32, so that the write-back alone is narrow. Writes ``results/quadratic.json``, whose
+finished rows are kept on a restart, and ``quadratic.md``.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def test_every_optimizer_moves_the_model(digits: DataSet, name: str) -> None:
 
 def test_a_momentum_where_there_is_none_is_refused(digits: DataSet) -> None:
     run = config(optimizer="adamw", momentum=0.9)
-    with pytest.raises(LabError, match="adamw takes no momentum of 0.9; leave it out"):
+    with pytest.raises(LabError, match=r"adamw takes no momentum of 0\.9; leave it out"):
         Training(run, digits).configure_optimizers()
 
 

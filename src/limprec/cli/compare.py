@@ -41,7 +41,7 @@ def compare(
         str,
         typer.Option(
             help="Comma-separated: nearest, stochastic, kahan, kahan-stochastic (a stochastically"
-            " rounded compensation), master."
+            " rounded compensation), lazy, master, split (bfloat16 alone)."
         ),
     ] = "nearest,stochastic,kahan",
     epochs: Epochs = None,

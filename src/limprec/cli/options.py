@@ -26,7 +26,9 @@ PlanName = Annotated[
         " [default: dfx8; fp32 with --dtype bfloat16]"
     ),
 ]
-OptimizerName = Annotated[str, typer.Option(help="Optimizer: sgd, adam, adamw, lion, rmsprop.")]
+OptimizerName = Annotated[
+    str, typer.Option(help="Optimizer: sgd, adam, adamw, lion, rmsprop, adafactor.")
+]
 Dtype = Annotated[
     str,
     typer.Option(

@@ -36,7 +36,11 @@ def train(
     dtype: Dtype = "float32",
     optimizer: OptimizerName = "sgd",
     writeback: Annotated[
-        str, typer.Option(help="How updates are stored: nearest, stochastic, kahan or master.")
+        str,
+        typer.Option(
+            help="How updates are stored: nearest, stochastic, kahan, lazy, master, or split"
+            " (bfloat16 alone)."
+        ),
     ] = "kahan",
     compensation_rounding: Annotated[
         str | None, typer.Option(help="nearest or stochastic. [default: the plan's]")

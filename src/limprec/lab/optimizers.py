@@ -37,7 +37,9 @@ OPTIMIZERS: dict[str, Entry] = {
     "adamw": Entry("AdamW", lr=1e-3, weight_decay=0.01),
     "lion": Entry("Lion", lr=1e-4, weight_decay=0.1),
     "rmsprop": Entry("RMSprop", lr=1e-3, momentum=0.0),
+    "adafactor": Entry("Adafactor", lr=1e-2),
 }
+"""Optimizers that take a whole model; Muon, for matrices alone, is none."""
 
 
 def find_optimizer(name: str) -> Entry:

@@ -170,6 +170,7 @@ def train(
     last = checkpoints / "last.ckpt"
     if last.exists() and not resume:
         raise LabError("train", f"{out} holds a run", "add --resume or choose another --out")
+    Training(config, data).configure_optimizers()  # what is wrong shows before a folder is made
     with _quiet_lightning():
         training = Training(config, data)
         watch = LostUpdates(movement=True)
