@@ -69,7 +69,7 @@ DataDir = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Folder for the results. [default: in runs/]")]
 
 
-def load_plan(name: str | None, dtype: str) -> Plan | None:
+def load_plan(name: str | None, dtype: str = "float32") -> Plan | None:
     """Return the plan of a name or file; ``fp32`` means none, None what is usual for the dtype."""
     from ..plan import Plan
 

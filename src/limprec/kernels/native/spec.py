@@ -65,7 +65,7 @@ def pack(precision: Precision, simd: Simd = Simd.AUTO) -> int:
     fmt = precision.format
     if not has_kernel(fmt):
         raise KernelError("native backend", f"no kernel for {fmt}", "use Backend.AUTO")
-    head = (
+    head: tuple[tuple[int, int], ...] = (
         (_ROUNDINGS.index(precision.rounding), 3),
         (int(simd), 2),
         (precision.random_bits - 1, 5),
