@@ -50,6 +50,10 @@ class GuidelineError(LimprecError, ValueError):
     """A question that the guideline or a bound has no answer to."""
 
 
+class GuidelineWarning(UserWarning):
+    """A plan that gives the classifier's error fewer bits than the guideline's least."""
+
+
 class CostError(LimprecError, ValueError):
     """A cost that cannot be computed: a missing entry or a shape that cannot be traced."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -14,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from .bounds import widen
-from .errors import LimprecError, PlanError
+from .bounds import shortfall, widen
+from .errors import GuidelineWarning, LimprecError, PlanError
 from .files import write_text
 from .formats import Format, Precision, parse_precision
 
@@ -78,7 +79,8 @@ class Plan:
     Args:
         default: roles of every layer; a role left out is fp32.
         classifier: roles of the last layer that replace the default's; ``error = "auto"`` widens
-            the default error to what the guideline advises for the number of classes.
+            the default error to what the guideline advises for the number of classes and the
+            error's rounding.
         layers: rules by name and type; two of them that give one role of one layer different
             precisions are an error.
         optimizer: precisions of ``momentum`` and ``compensation``; a role left out takes the
@@ -173,6 +175,9 @@ class Plan:
     def resolve(self, model: nn.Module) -> dict[str, LayerPlan]:
         """Return the precision of every role of every layer, in module order.
 
+        Warns (``GuidelineWarning``) if the last layer's error is narrower than the guideline's
+        least for its classes; a last layer that feeds no softmax may ignore that.
+
         Raises:
             PlanError: if the model has no layer to speak of, a rule matches none, two rules
                 contradict each other, or ``auto`` finds no number of classes.
@@ -190,7 +195,22 @@ class Plan:
                     "the layers are " + ", ".join(_shorten(list(layers))),
                 )
         last = list(layers)[-1]
-        return {name: self._layer(name, layer, name == last) for name, layer in layers.items()}
+        plans = {name: self._layer(name, layer, name == last) for name, layer in layers.items()}
+        self._warn(plans[last], layers[last])
+        return plans
+
+    def _warn(self, plan: LayerPlan, layer: nn.Module) -> None:
+        """Warn if the last layer's error has fewer bits than its classes need."""
+        classes = self.num_classes or outputs_of(layer)
+        if classes < 2 or not (short := shortfall(plan.error, classes)):
+            return
+        warnings.warn(
+            f"plan {self.name}: the error of {plan.name!r}, the last layer, loses half of the"
+            f' softmax\'s gradient: {short}; set error = "auto" in [classifier], or round it'
+            " stochastically",
+            GuidelineWarning,
+            stacklevel=3,
+        )
 
     def _layer(self, name: str, layer: nn.Module, is_last: bool) -> LayerPlan:
         roles: dict[str, Precision | str] = {**dict.fromkeys(LAYER_ROLES, FP32), **self.default}
@@ -214,7 +234,7 @@ class Plan:
             base = self.default.get("error", FP32)
             assert isinstance(base, Precision)
             classes = self.num_classes or outputs_of(layer)
-            roles["error"] = Precision(widen(base.format, classes), base.rounding)
+            roles["error"] = widen(base, classes)
         return LayerPlan(name, kind_of(layer), **roles)  # type: ignore[arg-type]
 
     def table(self, model: nn.Module) -> str:

@@ -14,7 +14,7 @@ from .run import RunResult
 _COLORS = ("#222222", "#d55e00", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 980px; margin: 2.5rem auto;
        padding: 0 1.25rem; }
@@ -57,7 +57,7 @@ def write_report(results: Sequence[RunResult], path: Path, command: str) -> Path
     plan = next((r.config["plan"] for r in results if r.config["plan"]), None)
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-        f"<meta name='viewport' content='width=device-width'><style>{_STYLE}</style>",
+        f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style>",
         f"<title>limprec: {html.escape(lead)}</title></head>",
         f"<body><h1>Training in limited precision</h1><p class='lead'>{html.escape(lead)}</p>",
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><ul>{notes}</ul>",
