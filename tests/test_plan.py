@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import limprec as lp
-from limprec.errors import PlanError
+from limprec.errors import GuidelineWarning, PlanError
 from limprec.formats import parse_precision
 from limprec.plan import LAYER_ROLES, OPTIMIZER_ROLES, ready_plans
 
@@ -45,6 +45,44 @@ def test_auto_widens_the_classifiers_error_and_nothing_else(classes: int, error:
     assert all(str(layer.error) == "dfx8" for layer in layers[:-1])
     told = lp.Plan.uniform("dfx8", classifier="auto", num_classes=classes)
     assert str(list(told.resolve(network()).values())[-1].error) == error
+
+
+@pytest.mark.parametrize(
+    ("error", "classes", "widened"),
+    [
+        ("dfx8:stochastic", 50257, "dfx8:stochastic"),
+        ("dfx3:stochastic", 1000, "dfx6:stochastic"),
+        ("dfx8:toward_zero", 1000, "dfx11:toward_zero"),
+        ("dfx4:stochastic16", 1000, "dfx6:stochastic16"),
+        ("dfx4:stochastic4", 1000, "dfx11:stochastic4"),
+        ("mxfp8_e4m3", 1000, "mxint8"),
+    ],
+)
+def test_auto_asks_for_the_errors_own_rounding(error: str, classes: int, widened: str) -> None:
+    plan = lp.Plan.uniform("dfx8", error=error, classifier="auto")
+    assert str(list(plan.resolve(network(classes)).values())[-1].error) == widened
+
+
+def test_too_few_bits_at_the_classifier_warn() -> None:
+    plan = lp.Plan.uniform("dfx8")
+    plan.resolve(network(100))
+    message = (
+        r"plan dfx8: the error of '4', the last layer, loses half of the softmax's gradient: dfx8"
+        r" has 8 bits, 1000 classes need 10 \(advised 11\); set error = \"auto\""
+    )
+    with pytest.warns(GuidelineWarning, match=message):
+        lp.convert(network(1000), plan)
+    with pytest.warns(GuidelineWarning, match="fx8.4 has 4 fraction bits, 100 classes need 6;"):
+        lp.Plan.uniform("fx8.4", num_classes=100).resolve(network())
+    for silent in (
+        lp.Plan.uniform("dfx8", classifier="auto"),
+        lp.Plan.uniform("dfx8:stochastic"),
+        lp.Plan.uniform("dfx8", classifier="fp32"),
+        lp.Plan.uniform("nvfp4"),
+        lp.Plan.uniform("dfx8", num_classes=10),
+    ):
+        silent.resolve(network(1000))
+    lp.Plan.uniform("dfx2").resolve(network(1))  # one output feeds no softmax
 
 
 def test_a_classifier_of_its_own() -> None:
@@ -137,7 +175,7 @@ def test_the_table_shows_every_layer() -> None:
     table = lp.Plan.load("dfx8").table(network(1000))
     lines = table.splitlines()
     assert lines[0].split() == ["layer", "type", *LAYER_ROLES]
-    assert lines[3].split()[:5] == ["4", "Linear", "dfx8", "dfx8", "dfx11:stochastic"]
+    assert lines[3].split()[:5] == ["4", "Linear", "dfx8", "dfx8", "dfx8:stochastic"]
     assert lines[-1] == "optimizer: momentum dfx8:stochastic, compensation dfx8"
 
 

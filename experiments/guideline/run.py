@@ -11,16 +11,18 @@ import argparse
 import csv
 import math
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import limprec as lp
+from limprec.errors import GuidelineWarning
 
 from .tasks import SOURCES, Outcome, Task, evaluate
 
@@ -50,14 +52,21 @@ class Run:
     """Its exponent."""
     logits: str = "fp32"
     """Format of the logits, to nearest."""
+    centred: int = 0
+    """1 if each sample's rounded errors are made to sum to 0 again."""
 
 
 def runs() -> Iterator[Run]:
     """Yield every run, those that say most first."""
     yield from _grid(0)
-    yield from _widths(LARGE, 0, (13, 14, 12, 15, 16, 10), (4, 6, 8, 2))
-    yield from _others()
-    yield from _widths(LARGE, 0, (11, 8, 6, 4, 2), (5, 12, 16))
+    yield from _blocks(OTHERS[0])
+    yield from _centred(OTHERS[0])
+    yield from (Run(*OTHERS[1], 0, name) for name in BLOCKS if name not in BLOCKS[2::3])
+    yield from _widths(LARGE, 0, (13, 14, 12, 15), (4, 6))
+    yield from _others(OTHERS[0])
+    yield from _others(OTHERS[1])
+    yield from _widths(LARGE, 0, (10, 8, 16, 4, 6, 11, 2), (8, 2, 5, 12, 16))
+    yield from _blocks(OTHERS[1])
     yield from _grid(1)
 
 
@@ -74,24 +83,32 @@ def _widths(
     yield from (Run(*task, seed, f"dfx{bits}:stochastic") for bits in stochastic)
 
 
-def _others() -> Iterator[Run]:
-    for task in OTHERS:
-        for name in BLOCKS:
-            yield Run(*task, 0, name)
-            yield Run(*task, 0, f"{name}:stochastic")
-        for scale in SCALES:
-            yield Run(*task, 0, "e4m3", scale)
-        for bits in range(3, 7):
-            yield Run(*task, 0, logits=f"fx{bits}.{bits - 4}")
-            yield Run(*task, 0, logits=f"fx{bits}.{bits - 5}")
+def _blocks(task: tuple[str, int]) -> Iterator[Run]:
+    for name in BLOCKS:
+        yield Run(*task, 0, name)
+        yield Run(*task, 0, f"{name}:stochastic")
+
+
+def _centred(task: tuple[str, int]) -> Iterator[Run]:
+    for error in ("mxfp8_e4m3", "mxfp6_e3m2", "mxfp4_e2m1:stochastic", "dfx6"):
+        yield Run(*task, 0, error, centred=1)
+
+
+def _others(task: tuple[str, int]) -> Iterator[Run]:
+    yield from (Run(*task, 0, "e4m3", scale) for scale in SCALES)
+    for bits in range(3, 7):
+        yield Run(*task, 0, logits=f"fx{bits}.{bits - 4}")
+        yield Run(*task, 0, logits=f"fx{bits}.{bits - 5}")
 
 
 def train(run: Run, task: Task) -> Outcome:
     """Train one network: SGD, momentum 0.9, a rate that falls linearly to 0."""
     torch.manual_seed(run.seed)
     network = task.network()
-    plan = lp.Plan(classifier={"error": run.error}, num_classes=run.classes)
-    lp.convert(network, plan, seed=run.seed)
+    plan = lp.Plan(classifier={"error": "fp32" if run.centred else run.error})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GuidelineWarning)  # too few bits are the point
+        lp.convert(network, plan, seed=run.seed)
     optimizer = torch.optim.SGD(network.parameters(), lr=task.rate, momentum=0.9)
     random = torch.Generator().manual_seed(100 + run.seed)
     scale = 2.0**run.loss_scale
@@ -101,12 +118,19 @@ def train(run: Run, task: Task) -> Outcome:
         z = network(x)
         if run.logits != "fp32":
             z = lp.quantize(z, run.logits, gradient="straight_through")
+        if run.centred:
+            z.register_hook(partial(_centre, run, step))
         optimizer.zero_grad()
         (scale * F.cross_entropy(z, y)).backward()
         if run.loss_scale:
             _unscale(network, scale)
         optimizer.step()
     return evaluate(network, task)
+
+
+def _centre(run: Run, step: int, error: Tensor) -> Tensor:
+    rounded = lp.quantize(error, run.error, seed=run.seed, step=step)
+    return rounded - rounded.mean(1, keepdim=True)
 
 
 def _unscale(network: nn.Module, scale: float) -> None:
@@ -128,7 +152,7 @@ def done() -> dict[Run, Outcome]:
         return {
             Run(
                 r["source"], int(r["classes"]), int(r["seed"]),
-                r["error"], int(r["loss_scale"]), r["logits"],
+                r["error"], int(r["loss_scale"]), r["logits"], int(r["centred"]),
             ): Outcome(float(r["accuracy"]), float(r["loss"]))
             for r in csv.DictReader(file)
         }  # fmt: skip

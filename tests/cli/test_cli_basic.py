@@ -1,4 +1,4 @@
-"""The frame of the command line, and the commands ``guideline`` and ``formats``."""
+"""The frame of the command line, and the command ``formats``."""
 
 from __future__ import annotations
 
@@ -44,53 +44,6 @@ def fake(monkeypatch):
         return {"fake": module.__name__}
 
     return make
-
-
-@pytest.mark.parametrize(
-    ("classes", "least", "advised"),
-    [(10, 4, 5), (100, 7, 8), (1000, 10, 11), (10000, 14, 15), (50257, 16, 17), (1024, 11, 11)],
-)
-def test_guideline_as_json(capsys, classes, least, advised):
-    assert main(["guideline", "--classes", str(classes), "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert (answer["least"], answer["advised"]) == (least, advised)
-    assert answer["num_classes"] == classes
-    assert list(answer) == sorted(answer)
-
-
-def test_guideline_passes_every_option_on(capsys):
-    options = {
-        "family": "fixed",
-        "rounding": "toward_zero",
-        "batch": 64,
-        "reduction": "mean",
-        "loss_scale": 3.0,
-        "label_smoothing": 0.1,
-        "amax": 0.5,
-        "scale_exponent": 2,
-    }
-    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    assert main(["guideline", "--classes=1000", "--json", *given]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert answer == limprec.guideline(1000, **options).as_dict()
-    assert {name: answer[name] for name in options} == options
-    assert main(["guideline", "--classes=9", "--family=float", "--mantissa-bits=3", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert (answer["unit"], answer["mantissa_bits"]) == ("exponent bits", 3)
-
-
-def test_guideline_for_people(capsys):
-    assert main(["guideline", "--classes", "1000"]) == 0
-    out = capsys.readouterr().out
-    assert out.splitlines() == [
-        "Error at the last layer, 1000 classes, fixed point, rounding nearest",
-        "",
-        "         bits",
-        "least      10",
-        "advised    11",
-        "",
-        limprec.guideline(1000).reason,
-    ]
 
 
 def test_formats_lists_every_name_and_the_grammar(capsys):
@@ -166,12 +119,15 @@ def test_one_format_for_people(capsys):
         ),
         (["--foo"], "No such option: --foo (see limprec --help)"),
         (["guideline", "--clases", "3"], "--classes) (see limprec guideline --help)"),
-        (["guideline"], "Missing option '--classes' (see limprec guideline --help)"),
+        (["guideline"], "guideline: no number of classes; give --classes, --counts, --model or"),
         (["guideline", "--classes"], "'--classes'"),
         (["guideline", "--classes", "abc"], "Invalid value 'abc' for '--classes'"),
         (["guideline", "--classes=1.5"], "Invalid value '1.5' for '--classes'"),
         (["guideline", "--classes", "1"], "guideline: num_classes is 1; give an integer from 2"),
-        (["guideline", "--classes", "9", "--family", "mx"], "'mx' is not one of 'fixed', 'float'"),
+        (
+            ["guideline", "--classes", "9", "--family", "q"],
+            "'q' is not one of 'fixed', 'float'",
+        ),
         (["guideline", "--classes", "9", "--rounding", "even"], "'even' is not one of 'nearest'"),
         (["guideline", "--classes", "9", "--loss-scale", "nan"], "loss_scale is nan; give a posi"),
         (["guideline", "--classes", "9", "--mantissa-bits", "3"], "mantissa_bits with family"),
@@ -225,6 +181,7 @@ def test_version(capsys):
     [
         ["guideline", "--classes", "50257"],
         ["guideline", "--classes", "1000", "--family", "float", "--loss-scale", "1024"],
+        ["guideline", "--classes", "1000", "--family", "mx", "--chart"],
         ["formats"],
         ["formats", "e4m3"],
         ["formats", "dfx6"],

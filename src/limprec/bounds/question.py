@@ -34,6 +34,8 @@ mass
 which the others lack. For equal classes X is 0 as long as d survives. ``least`` asks for X <= 1/2,
 ``advised`` for X <= 1/16: choices of ours. It is where training ends up, not where it starts: a
 rare class that was seen a few times only has not risen yet, so short trainings get by with less.
+Under directed rounding nothing rests, since every class loses up to a step; X with t one step,
+which is larger, stands in for it.
 """
 
 from __future__ import annotations

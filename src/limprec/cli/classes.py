@@ -70,8 +70,11 @@ def last_layer_of(name: str) -> tuple[nn.Module, int]:
     import torch
     from torch import nn
 
+    from ..integrations.torchvision import import_torchvision
     from ..plan import find_layers, outputs_of
 
+    if place.partition(".")[0] == "torchvision":
+        import_torchvision()
     try:
         make = getattr(import_module(place), attribute)
         with torch.device("meta"):
@@ -81,7 +84,7 @@ def last_layer_of(name: str) -> tuple[nn.Module, int]:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         remedy = "name something that builds a model when called without arguments"
-        raise GuidelineError("model", f"cannot build {name}: {reason}", remedy) from None
+        raise GuidelineError("model", f"cannot build {name}: {reason}", remedy) from error
     layers = find_layers(model) if isinstance(model, nn.Module) else {}
     if not layers:
         raise GuidelineError(

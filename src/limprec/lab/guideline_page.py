@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bounds import Guideline, guideline
+from ..bounds import Guideline, Width, guideline
 from ..files import write_text
 from .report import STYLE
 
 _ROUNDINGS = {"nearest": "#0072b2", "stochastic": "#d55e00"}
-_PARTS = (
+_PARTS: tuple[tuple[str, Callable[[Guideline], Guideline | Width]], ...] = (
     ("The error", lambda a: a),
     ("The logits", lambda a: a.logits),
     ("The softmax's sum", lambda a: a.accumulator),
@@ -59,10 +59,10 @@ def _charts(answer: Guideline, asked: Mapping[str, Any], classes: Sequence[int])
     import plotly.graph_objects as go
 
     lowest = (asked.get("sampled") or 0) + 1
+    options = {name: value for name, value in asked.items() if name != "random_bits"}
     found = {
-        rounding: [guideline(n, **{**asked, "rounding": rounding}) for n in classes if n > lowest]
+        rounding: [guideline(n, **{**options, "rounding": rounding}) for n in classes if n > lowest]
         for rounding in dict.fromkeys((*_ROUNDINGS, str(answer.rounding)))
-        if rounding == "stochastic" or "random_bits" not in asked
     }
     parts = []
     for number, (name, part) in enumerate(_PARTS):
