@@ -11,8 +11,8 @@ the guideline.
 
 **Clipping** takes their place. A is anywhere in its binade, elements end before the next one: the
 share c = 1 - max / 2^(emax+1) may be taken off a block's largest error, which for the right class
-is 1/4 in e2m1, 1/8 in e3m2, e4m3 and e5m2, 1/16 in e2m3 and 1/128 in mxint8. Balance fails with the
-first four, whatever C: a wider range does not help, nor does stochastic rounding.
+is 1/4 in e2m1, 1/8 in e3m2, e4m3 and e5m2, 1/16 in e2m3 and 1/128 in mxint8. With the first four
+balance is at risk, whatever C: a wider range does not help, nor does stochastic rounding.
 
 ``least`` asks that neither loss exceed 1/2, ``advised`` 1/16; where no element is within that, the
 one that loses least.

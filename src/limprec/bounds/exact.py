@@ -16,7 +16,7 @@ SHARE = Fraction(1, 16)
 """What rounding may take where we advise: of the error's power as noise, or of its mass.
 
 A choice of ours. Training bears it out: a sixteenth clipped off the right class does no harm that
-shows, an eighth does (``experiments/guideline``)."""
+shows, an eighth can ruin a training (``experiments/guideline``)."""
 HALF = Fraction(1, 2)
 """What it may take of the mass, for the least width."""
 
