@@ -140,4 +140,6 @@ def _why(question: Question, names: tuple[str, str], peak: Fraction, group: int)
         else "A block's scale follows its largest error, so the right class's block alone can"
         " delete it: "
     )
-    return f"{text}{', '.join(told)}; {number(SHARE)} of each is the limit we advise."
+    within = loss_of(question, names[1], peak, group) <= SHARE
+    limit = "is the limit we advise" if within else "is our limit, which no element is within"
+    return f"{text}{', '.join(told)}; {number(SHARE)} of each {limit}."
