@@ -101,7 +101,9 @@ def test_one_format_for_people(capsys):
     out = capsys.readouterr().out
     rows = dict(line.split("  ", 1) for line in out.splitlines() if "  " in line)
     assert rows["kind"].strip() == "floating point"
-    assert rows["values"].strip() == "15: 0, 0.5, 1, 1.5, 2, 3, 4, 6"
+    assert (
+        rows["values"].strip() == "15: -6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6"
+    )
     assert main(["formats", "dfx8:stochastic"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("dfx8:stochastic\n")

@@ -13,11 +13,11 @@ from .output import Json, is_terminal, number, print_json, print_table, print_te
 if TYPE_CHECKING:
     from ..formats import Format
 
-_SHOWN = 8
+_SHOWN = 16
 """How many of a narrow format's values people get to see; ``--json`` has all of them."""
 _DERIVED = (
     *("max", "min", "smallest_normal", "smallest", "epsilon", "lsb", "code_min", "code_max"),
-    *("has_infinity", "has_nan", "has_negative_zero", "scale_rule"),
+    *("has_infinity", "has_nan", "has_negative_zero", "scale", "scale_rule"),
 )
 """What a format derives from its fields, shown where it has it."""
 
@@ -80,7 +80,7 @@ def _list(json: bool) -> None:
 
 
 def _show(name: str, json: bool) -> None:
-    from ..formats import ScalarFormat, ScaledFormat, parse_precision
+    from ..formats import Rounding, ScalarFormat, ScaledFormat, parse_precision
     from .numberline import BLOCKS, PLAIN, number_line
 
     precision = parse_precision(name)
@@ -88,15 +88,15 @@ def _show(name: str, json: bool) -> None:
     told = facts(fmt)
     if ":" in name:
         told["rounding"] = str(precision.rounding)
+    if precision.rounding is Rounding.STOCHASTIC:
+        told["random_bits"] = precision.random_bits
     values = _values(fmt)
     if json:
         print_json({"name": str(precision), **told, "values": values})
         return
     rows = [(key.replace("_", " "), _cell(value)) for key, value in told.items()]
     if values:
-        first = [v for v in values if v >= 0][:_SHOWN]
-        more = ", ..." if first[-1] < values[-1] else ""
-        rows.append(("values", f"{len(values)}: {', '.join(map(number, first))}{more}"))
+        rows.append(("values", _listed(values)))
     print_table(("", ""), rows, title=str(precision), text_columns=(0, 1))
     if values and len(values) > 1:
         unit = " of an element, before its scale" if isinstance(fmt, ScaledFormat) else ""
@@ -145,7 +145,7 @@ def facts(fmt: Format) -> dict[str, Any]:
         if field.name == "specials":
             value = f"{value}: {SPECIALS[value]}"
         if value is not None and field.name not in ("bits", "values", "name"):
-            told[field.name] = value
+            told["zero_point" if field.name == "zero" else field.name] = value
     if (element := getattr(fmt, "element", None)) is not None:
         told["element"] = element
     for name in _DERIVED:
@@ -167,6 +167,15 @@ def _values(fmt: Format) -> list[float] | None:
     if isinstance(fmt, DynamicFixedPoint):  # its codes are symmetric, one fewer than the element's
         return [v for v in values if abs(v) <= fmt.code_max]
     return list(values)
+
+
+def _listed(values: list[float]) -> str:
+    """Return how many values there are, and all of them or the first from 0 up and the last."""
+    if len(values) <= _SHOWN:
+        return f"{len(values)}: {', '.join(map(number, values))}"
+    first = [v for v in values if v >= 0][: _SHOWN // 2]
+    more = f", ..., {number(values[-1])}" if first[-1] < values[-1] else ""
+    return f"{len(values)}, from 0 up: {', '.join(map(number, first))}{more}"
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError
-from ..formats import Precision, Rounding, ScalarFormat
+from ..formats import MAX_RANDOM_BITS, Precision, Rounding, ScalarFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,9 +19,10 @@ def vectors(precision: Precision, count: int, seed: int) -> Iterator[str]:
     """Yield a header and ``count`` lines ``input,random,output`` in hexadecimal.
 
     The input is a float32 pattern: first the edges of float32 and of the format (each value, each
-    midpoint, and the float32 next to them, of both signs), then patterns drawn with ``seed``, half
-    of them from all of float32 and half from the range of the format. The random word is there
-    for stochastic rounding, else empty; the output is the code of the format, ``-`` where the
+    midpoint, and the float32 next to them, of both signs; evenly chosen ones where ``count`` is
+    less), then patterns drawn with ``seed``, half of them from all of float32 and half from the
+    range of the format. The random bits are there for stochastic rounding, as a number of as many
+    bits as the precision takes, else empty; the output is the code of the format, ``-`` where the
     result (NaN or an infinity) has none.
 
     Raises:
@@ -39,31 +40,36 @@ def vectors(precision: Precision, count: int, seed: int) -> Iterator[str]:
         )
     check_carrier(fmt, torch.float32, "vectors")
     generator = torch.Generator().manual_seed(seed)
-    edges = torch.tensor(_EDGES, dtype=torch.int32)
-    near = _near(fmt)
-    wanted = max(0, count - 2 * (len(edges) + len(near)))
-    anywhere = torch.randint(0, 2**31, (wanted - wanted // 2,), generator=generator)
+    patterns = _signed(torch.cat([torch.tensor(_EDGES, dtype=torch.int32), _near(fmt)]))
+    if count < len(patterns):
+        patterns = patterns[torch.arange(count) * len(patterns) // count]
+    drawn = count - len(patterns)
     top = torch.tensor(max(fmt.max, -fmt.min), dtype=torch.float32).view(torch.int32)
-    inside = torch.randint(0, int(top) + 1, (wanted // 2,), generator=generator)
-    magnitudes = torch.cat([edges, near, anywhere.int(), inside.int()])
-    fixed = len(edges) + len(near)
-    patterns = torch.cat([magnitudes[:fixed], magnitudes | -(2**31)])
-    signs = torch.randint(0, 2, (wanted,), generator=generator).bool()
-    patterns[2 * fixed :] = torch.where(signs, magnitudes[fixed:], patterns[2 * fixed :])
-    patterns = patterns[:count]
+    anywhere = torch.randint(0, 2**31, (drawn - drawn // 2,), generator=generator)
+    inside = torch.randint(0, int(top) + 1, (drawn // 2,), generator=generator)
+    signs = torch.randint(0, 2, (drawn,), generator=generator) << 31
+    patterns = torch.cat([patterns, (torch.cat([anywhere, inside]) | signs).int()])
     x = patterns.view(torch.float32)
-    stochastic = precision.rounding is Rounding.STOCHASTIC
-    key = Key(seed) if stochastic else None
-    codes, foreign = encode(round_to(x, precision, key), fmt)
-    words = random_words(Key(seed), len(x)).tolist() if stochastic else [None] * len(x)
+    bits = precision.random_bits if precision.rounding is Rounding.STOCHASTIC else 0
+    codes, foreign = encode(round_to(x, precision, Key(seed) if bits else None), fmt)
+    words = [""] * len(x)
+    if bits:
+        drawn_words = random_words(Key(seed), len(x), bits=bits) >> (MAX_RANDOM_BITS - bits)
+        words = [f"{word:0{(bits + 3) // 4}x}" for word in drawn_words.tolist()]
     digits = (fmt.bits + 3) // 4
     mask = (1 << fmt.bits) - 1
-    yield f"# {precision}: float32 input, random word, {fmt.bits}-bit code"
+    yield f"# {precision}: float32 input, {bits or 'no'} random bits, {fmt.bits}-bit code"
     for pattern, word, code, none in zip(
         patterns.tolist(), words, codes.tolist(), foreign.tolist(), strict=True
     ):
-        middle = "" if word is None else f"{word:08x}"
-        yield f"{pattern & 0xFFFFFFFF:08x},{middle},{'-' if none else f'{code & mask:0{digits}x}'}"
+        yield f"{pattern & 0xFFFFFFFF:08x},{word},{'-' if none else f'{code & mask:0{digits}x}'}"
+
+
+def _signed(magnitudes: Tensor) -> Tensor:
+    """Return each pattern and then its negative, one after the other."""
+    import torch
+
+    return torch.stack([magnitudes, magnitudes | -(2**31)], dim=1).flatten()
 
 
 def _near(fmt: ScalarFormat) -> Tensor:

@@ -89,7 +89,8 @@ class Microscaling(ScaledFormat):
     @property
     def scale_rule(self) -> str:
         """How the scale follows from the elements."""
-        return f"X = 2^(floor(log2 amax) - {self.max_exponent}), held within 2^-127 to 2^127"
+        less = f" - {self.max_exponent}" if self.max_exponent else ""
+        return f"X = 2^(floor(log2 amax){less}), held within 2^-127 to 2^127"
 
     __str__ = Format.__str__
 

@@ -76,19 +76,41 @@ def parse_format(name: str) -> Format:
 def _parse(name: str) -> Format:
     text = name.strip()
     if len(text) > 1000 or not text.isascii():
-        raise FormatError(
-            "parse_format", f"unknown format {text[:40]!r}", f"write e.g. {_EXAMPLES}"
-        )
+        raise _unknown(text)
     if overflow := _OVERFLOW.fullmatch(text):
         base = _parse(overflow[1]) if not _OVERFLOW.fullmatch(overflow[1]) else None
         if isinstance(base, FloatingPoint):
             policy = "saturate" if overflow[2] == "sat" else "ieee"
             fields = {f: getattr(base, f) for f in base.__dataclass_fields__}
             return FloatingPoint(**{**fields, "overflow": policy})
-    if (found := _parse_float(text) or _parse_integer(text) or _parse_other(text)) is not None:
+    if (found := _parse_plain(text)) is not None:
         return found
+    raise _unknown(text)
+
+
+def _parse_plain(text: str) -> Format | None:
+    return _parse_float(text) or _parse_integer(text) or _parse_other(text)
+
+
+def _unknown(text: str) -> FormatError:
+    """Return the error for a name of no format, with the name that may have been meant."""
+    shown = text if len(text) <= 40 else f"{text[:40]}..."
     hint = " (a rounding goes with parse_precision)" if ":" in text else ""
-    raise FormatError("parse_format", f"unknown format {name!r}{hint}", f"write e.g. {_EXAMPLES}")
+    remedy = f"write {_meant(text) or f'e.g. {_EXAMPLES}'}"
+    return FormatError("parse_format", f"unknown format {shown!r}{hint}", remedy)
+
+
+def _meant(text: str) -> str | None:
+    """Return the short name of what another spelling names, if it is one."""
+    lowered = text.lower().removeprefix("torch.")
+    if lowered in _ELSEWHERE:
+        return _ELSEWHERE[lowered]
+    if re.fullmatch(r"u?fx\d+", lowered):
+        return f"{lowered}.4 for 4 fraction bits"
+    try:
+        return lowered if lowered != text and _parse_plain(lowered) is not None else None
+    except FormatError:
+        return None
 
 
 def _parse_float(text: str) -> Format | None:
@@ -150,6 +172,28 @@ def _groups(
         return int(channel), None
     return int(along) if along else None if size is None else -1, size
 
+
+_ELSEWHERE = {
+    **dict.fromkeys(("float64", "double"), "fp64"),
+    **dict.fromkeys(("float32", "float", "single"), "fp32"),
+    **dict.fromkeys(("float16", "half"), "fp16"),
+    **dict.fromkeys(("bfloat16", "bfloat"), "bf16"),
+    **dict.fromkeys(("fp8", "float8"), "e4m3 or e5m2"),
+    **dict.fromkeys(("fp6", "float6"), "e3m2 or e2m3"),
+    **dict.fromkeys(("fp4", "float4"), "e2m1"),
+    **{f"float8_{name}": name for name in ("e5m2", "e4m3fnuz", "e5m2fnuz", "e4m3b11fnuz", "e3m4")},
+    "float8_e4m3fn": "e4m3",
+    "float8_e4m3": "e4m3ieee (e4m3 is OCP's, without infinities)",
+    "float8_e8m0fnu": "e8m0",
+    "float6_e3m2fn": "e3m2",
+    "float6_e2m3fn": "e2m3",
+    **dict.fromkeys(("float4_e2m1fn", "float4_e2m1fn_x2"), "e2m1"),
+    "mxfp8": "mxfp8_e4m3 or mxfp8_e5m2",
+    "mxfp6": "mxfp6_e3m2 or mxfp6_e2m3",
+    "mxfp4": "mxfp4_e2m1",
+    "uint8": "int8m, from minimum to maximum",
+}
+"""What PyTorch, hardware and papers call formats -> their short names, for the error message."""
 
 _EXAMPLES = "dfx8, fx8.4, e4m3, e5m2, e8m7, bf16, fp16, fp32, mxfp8_e4m3, nvfp4 or int8"
 
