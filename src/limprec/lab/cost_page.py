@@ -10,7 +10,7 @@ from typing import Any
 from ..costs import Cost, words
 from ..costs.result import ARITHMETIC
 from ..files import write_text
-from .report import _COLORS, _STYLE
+from .report import _COLORS, STYLE
 
 
 def write_cost_page(cost: Cost, path: Path, title: str, command: str) -> Path:
@@ -28,7 +28,7 @@ def write_cost_page(cost: Cost, path: Path, title: str, command: str) -> Path:
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in words.notes(cost))
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-        f"<meta name='viewport' content='width=device-width'><style>{_STYLE}</style>",
+        f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style>",
         f"<title>limprec: {html.escape(title)}</title></head>",
         f"<body><h1>What training costs</h1><p class='lead'>{html.escape(title)}</p>",
         _table(words.comparison(cost)),
