@@ -19,8 +19,21 @@ static INLINE void store(void* p, T v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
+// GCC makes several instructions of a __builtin_convertvector where there is one.
+#if defined(__AVX512F__)
+static INLINE u32 widen(u16 h) { return (u32)_mm512_cvtepu16_epi32((__m256i)h); }
+static INLINE u16 narrow(u32 b) { return (u16)_mm512_cvtepi32_epi16((__m512i)b); }
+#elif defined(__AVX2__)
+static INLINE u32 widen(u16 h) { return (u32)_mm256_cvtepu16_epi32((__m128i)h); }
+static INLINE u16 narrow(u32 b) {
+  const __m256i lows = _mm256_set1_epi64x(0x0d0c090805040100);
+  const __m256i each = _mm256_shuffle_epi8((__m256i)b, lows);
+  return (u16)_mm_unpacklo_epi64(_mm256_castsi256_si128(each), _mm256_extracti128_si256(each, 1));
+}
+#else
 static INLINE u32 widen(u16 h) { return __builtin_convertvector(h, u32); }
 static INLINE u16 narrow(u32 b) { return __builtin_convertvector(b, u16); }
+#endif
 
 #if defined(__AVX512F__)
 static INLINE f32 from_half(u16 h) { return (f32)_mm512_cvtph_ps((__m256i)h); }

@@ -42,43 +42,74 @@ static inline void round_chunk(const Plan& plan, bool exact, const Place& here, 
   LIMPREC_TABLE.round(mine, x, x, here.n, here.slot.offset + static_cast<uint64_t>(here.at));
 }
 
-// Blocks under one scale.
+// Blocks under one scale: the scales of a chunk's blocks are computed a vector at a time.
+
+constexpr int BLOCKS = CHUNK / BLOCK;
+constexpr int SCALES = BLOCKS > LANES ? BLOCKS : LANES;
 
 static void read_blocks(const Storage& storage, const void* data, const uint8_t* scale,
                         const Place& here, float* to) {
   read(storage.memory, data, here.at, here.n, to);
-  for (int b = 0; b < here.n; b += BLOCK) {
-    const int code = scale[(here.at + b) / BLOCK];
-    // Code 0 is 2^-127, in two factors that are normal; 255 is NaN.
-    const float one = code == 255 ? __builtin_nanf("") : power_of_two(code == 0 ? -126 : code - 127);
-    const float two = code == 0 ? 0.5f : 1.0f;
-    each_vector(BLOCK, [&](int i) ALWAYS { store(to + b + i, load<f32>(to + b + i) * one * two); });
+  const int count = (here.n + BLOCK - 1) / BLOCK;
+  uint8_t code[SCALES] = {};
+  float factor[SCALES], second[SCALES];
+  __builtin_memcpy(code, scale + here.at / BLOCK, static_cast<size_t>(count));
+  for (int b = 0; b < count; b += LANES) {
+    const u32 c = load_bytes(code + b);
+    const f32 one = number((c == 0 ? splat(1u) : c) << 23);
+    store(factor + b, c == 255 ? splat(__builtin_nanf("")) : one);
+    store(second + b, c == 0 ? splat(0.5f) : splat(1.0f));  // 2^-127 in two factors that are normal
+  }
+  for (int b = 0; b < count; b++) {
+    float* x = to + b * BLOCK;
+    each_vector(BLOCK, [&](int i) ALWAYS { store(x + i, load<f32>(x + i) * factor[b] * second[b]); });
   }
 }
 
-static uint32_t largest(const float* x) {
+static INLINE int32_t largest_lane(i32 x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32((__m512i)x);
+#elif defined(__AVX2__)
+  const __m128i low = _mm256_castsi256_si128((__m256i)x);
+  __m128i most = _mm_max_epi32(low, _mm256_extracti128_si256((__m256i)x, 1));
+  most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(most, _mm_shuffle_epi32(most, 0xb1)));
+#else
+  int32_t most = x[0];
+  for (int lane = 1; lane < LANES; lane++) most = x[lane] > most ? x[lane] : most;
+  return most;
+#endif
+}
+
+// The bit pattern of the largest magnitude of a block.
+static INLINE int32_t largest(const float* x) {
   i32 most{};
   each_vector(BLOCK, [&](int i) ALWAYS {
     const i32 a = (i32)(load<u32>(x + i) & 0x7fffffffu);
     most = a > most ? a : most;
   });
-  int32_t result = 0;
-  for (int lane = 0; lane < LANES; lane++) result = most[lane] > result ? most[lane] : result;
-  return static_cast<uint32_t>(result);
+  return largest_lane(most);
 }
 
 static void write_blocks(const Storage& storage, void* data, uint8_t* scale, const Place& here,
                          uint32_t place, float* x, float* scaled) {
   for (int i = here.n; i % BLOCK != 0; i++) x[i] = 0;
-  for (int b = 0; b < here.n; b += BLOCK) {
-    const uint32_t top = largest(x + b);
-    const bool finite = top < 0x7f800000u;
-    const int wanted = static_cast<int>(top >> 23) - 127 - storage.max_exponent;
-    const int exponent = wanted < -127 ? -127 : wanted;
-    scale[(here.at + b) / BLOCK] = static_cast<uint8_t>(finite ? exponent + 127 : 255);
-    const float factor = finite ? power_of_two(-exponent) : __builtin_nanf("");
-    each_vector(BLOCK, [&](int i) ALWAYS { store(scaled + b + i, load<f32>(x + b + i) * factor); });
+  const int count = (here.n + BLOCK - 1) / BLOCK;
+  int32_t top[SCALES] = {};
+  uint8_t code[SCALES];
+  float factor[SCALES];
+  for (int b = 0; b < count; b++) top[b] = largest(x + b * BLOCK);
+  for (int b = 0; b < count; b += LANES) {
+    const i32 a = load<i32>(top + b), wanted = (a >> 23) - storage.max_exponent;
+    const i32 biased = wanted < 0 ? i32{} : wanted, is_nan = a >= 0x7f800000;
+    store_bytes(code + b, (u32)(is_nan ? i32{} + 255 : biased));
+    store(factor + b, is_nan ? splat(__builtin_nanf("")) : number((u32)(254 - biased) << 23));
   }
+  __builtin_memcpy(scale + here.at / BLOCK, code, static_cast<size_t>(count));
+  for (int b = 0; b < count; b++)
+    each_vector(BLOCK, [&](int i) ALWAYS {
+      store(scaled + b * BLOCK + i, load<f32>(x + b * BLOCK + i) * factor[b]);
+    });
   round_chunk(storage.plan, false, here, place, scaled);
   if (storage.above_zero) {
     each_vector(here.n, [&](int i) ALWAYS {

@@ -7,61 +7,65 @@
 
 namespace limprec::LIMPREC_LEVEL {
 
-typedef uint8_t u8 __attribute__((vector_size(BYTES / 4)));
-typedef int8_t i8 __attribute__((vector_size(BYTES / 4)));
-typedef int16_t i16 __attribute__((vector_size(BYTES / 2)));
-
 static INLINE f32 to_float(i32 x) { return __builtin_convertvector(x, f32); }
 static INLINE i32 to_integer(f32 x) { return __builtin_convertvector(x, i32); }
+
+// The bytes of a vector of lanes, and back from the low byte of each lane.
+#if defined(__AVX512F__)
+static INLINE u32 load_bytes(const void* p) { return (u32)_mm512_cvtepu8_epi32(load<__m128i>(p)); }
+static INLINE void store_bytes(void* p, u32 b) { store(p, _mm512_cvtepi32_epi8((__m512i)b)); }
+#elif defined(__AVX2__)
+static INLINE u32 load_bytes(const void* p) {
+  return (u32)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(load<int64_t>(p)));
+}
+static INLINE void store_bytes(void* p, u32 b) {
+  const __m256i each = _mm256_shuffle_epi8((__m256i)b, _mm256_set1_epi32(0x0c080400));
+  const __m128i low = _mm256_castsi256_si128(each), high = _mm256_extracti128_si256(each, 1);
+  store(p, _mm_cvtsi128_si64(_mm_unpacklo_epi32(low, high)));
+}
+#else
+typedef uint8_t u8 __attribute__((vector_size(BYTES / 4)));
+static INLINE u32 load_bytes(const void* p) { return __builtin_convertvector(load<u8>(p), u32); }
+static INLINE void store_bytes(void* p, u32 b) { store(p, __builtin_convertvector(b, u8)); }
+#endif
 
 // OCP's e4m3: no infinity, one NaN. Numbers below 2^-6 are multiples of 2^-9, and are counted: the
 // processor is slow with subnormal float32.
 struct E4M3 {
   using Element = uint8_t;
   static INLINE f32 get(const uint8_t* p) {
-    const u32 b = __builtin_convertvector(load<u8>(p), u32), a = b & 0x7fu;
+    const u32 b = load_bytes(p), a = b & 0x7fu;
     const u32 small = bits(to_float((i32)a) * 0x1p-9f), normal = (a << 20) + (120u << 23);
-    const u32 number_bits = (i32)a < 8 ? small : (i32)a == 0x7f ? splat(0x7fc00000u) : normal;
-    return number(number_bits | (b & 0x80u) << 24);
+    const u32 magnitude = (i32)a < 8 ? small : (i32)a == 0x7f ? splat(0x7fc00000u) : normal;
+    return number(magnitude | (b & 0x80u) << 24);
   }
   static INLINE void put(uint8_t* p, f32 x) {
     const u32 b = bits(x), a = b & 0x7fffffffu;
     const u32 small = (u32)to_integer(number(a) * 0x1p9f), normal = (a - (120u << 23)) >> 20;
-    u32 code = (i32)a < 121 << 23 ? small : normal;
-    code = (i32)a >= 0x7f800000 ? splat(0x7fu) : code;
-    store(p, __builtin_convertvector(code | (b >> 24 & 0x80u), u8));
+    const u32 code = (i32)a < 121 << 23 ? small : (i32)a >= 0x7f800000 ? splat(0x7fu) : normal;
+    store_bytes(p, code | (b >> 24 & 0x80u));
   }
 };
 
 // The upper half of a half.
 struct E5M2 {
   using Element = uint8_t;
-  static INLINE f32 get(const uint8_t* p) {
-    return from_half(__builtin_convertvector(load<u8>(p), u16) << 8);
-  }
-  static INLINE void put(uint8_t* p, f32 x) {
-    store(p, __builtin_convertvector(to_half(x) >> 8, u8));
-  }
+  static INLINE f32 get(const uint8_t* p) { return from_half(narrow(load_bytes(p) << 8)); }
+  static INLINE void put(uint8_t* p, f32 x) { store_bytes(p, widen(to_half(x)) >> 8); }
 };
 
 struct Int8 {
   using Element = int8_t;
-  static INLINE f32 get(const int8_t* p) {
-    return to_float(__builtin_convertvector(load<i8>(p), i32));
-  }
-  static INLINE void put(int8_t* p, f32 x) {
-    store(p, __builtin_convertvector(to_integer(x), i8));
-  }
+  static INLINE f32 get(const int8_t* p) { return to_float((i32)(load_bytes(p) << 24) >> 24); }
+  static INLINE void put(int8_t* p, f32 x) { store_bytes(p, (u32)to_integer(x)); }
 };
 
 struct Int16 {
   using Element = int16_t;
   static INLINE f32 get(const int16_t* p) {
-    return to_float(__builtin_convertvector(load<i16>(p), i32));
+    return to_float((i32)(widen(load<u16>(p)) << 16) >> 16);
   }
-  static INLINE void put(int16_t* p, f32 x) {
-    store(p, __builtin_convertvector(to_integer(x), i16));
-  }
+  static INLINE void put(int16_t* p, f32 x) { store(p, narrow((u32)to_integer(x))); }
 };
 
 // Calls work(C{}) with the class of a memory.
@@ -119,10 +123,6 @@ static void write(Memory memory, void* data, int64_t at, int n, const float* fro
 
 // 2^exponent of each lane, -126 to 127.
 static INLINE f32 power_of_two_of(i32 exponent) { return number((u32)(exponent + 127) << 23); }
-
-static inline float power_of_two(int exponent) {  // the same
-  return __builtin_bit_cast(float, static_cast<uint32_t>(exponent + 127) << 23);
-}
 
 // The exponent of the unit that a compensation in ulps counts, p as stored beside it. Below float32's
 // normal numbers any exponent will do: the unit is the finest one.
