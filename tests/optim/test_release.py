@@ -1,5 +1,8 @@
 """Gradient release: the bits of plain stepping, and a clear word where it cannot work."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from problems import fit, problem
@@ -55,3 +58,16 @@ def test_what_needs_all_gradients_is_refused() -> None:
         scaler.step(optimizer)
     with pytest.raises(OptimizerError, match="gradients are released already"):
         optimizer.release_gradients()
+
+
+def test_no_gradient_outlives_its_step() -> None:
+    """What is lined up for the next step must not hold the last one's gradients."""
+    model, loss = problem(torch.bfloat16)
+    optimizer = lp.optim.AdamW(model.parameters())
+    for _ in range(2):
+        loss().backward()
+        kept = [weakref.ref(p.grad) for p in model.parameters()]
+        optimizer.step()
+        optimizer.zero_grad()
+        gc.collect()
+        assert [ref() for ref in kept] == [None] * len(kept)

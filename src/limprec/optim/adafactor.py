@@ -47,6 +47,7 @@ class Adafactor(WriteBackOptimizer):
     """
 
     rule = Rule.ADD
+    directs = True
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +19,6 @@ from ..kernels.steps import (
     STREAMS_PER_PARAMETER,
     Flag,
     Rule,
-    Slots,
     StepKey,
     StepSpec,
     Storage,
@@ -36,7 +36,7 @@ from ..nn.tags import plan_of
 from . import full_precision
 from .checkpoints import read_checkpoint
 from .kept import Kept, keep, make_states
-from .lines import Line, line_up
+from .lines import Lot, Row, line_up
 from .release import GradientRelease
 from .shards import Shard, shard_of
 from .storage import (
@@ -60,6 +60,8 @@ class WriteBackOptimizer(Optimizer):
     """
 
     rule: ClassVar[Rule]
+    directs: ClassVar[bool] = False
+    """Whether ``_direction`` stands for the gradient."""
 
     def __init__(
         self, params: ParamsT, defaults: dict[str, Any], storage: StorageOptions | None = None
@@ -75,7 +77,8 @@ class WriteBackOptimizer(Optimizer):
         self._observers: list[Observer] = []
         self._release: GradientRelease | None = None
         self._kept: dict[Tensor, Kept] = {}
-        self._lines: dict[Tensor, Line] = {}
+        self._rows: list[list[Row]] = []
+        self._lots: dict[int, Lot] = {}
         super().__init__(params, {**defaults, **DEFAULTS, **(storage or {}), "steps": 0})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -242,69 +245,101 @@ class WriteBackOptimizer(Optimizer):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _step_all(self) -> None:
         """Step every parameter that has a gradient; one kernel call, opaque to the compiler."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None and (p.grad.layout != torch.strided or p.grad.is_complex()):
-                    raise OptimizerError(
-                        type(self).__name__,
-                        f"a gradient that is {p.grad.layout}, {p.grad.dtype}",
-                        "give dense gradients of real numbers",
-                    )
-        start = 0
-        for group in self.param_groups:
+        found = []
+        for number, group in enumerate(self.param_groups):
+            rows, grads = [], []
+            for row in self._rows_of(number, group):
+                grad = row.p.grad
+                if grad is not None:
+                    if grad.layout is not torch.strided or grad.is_complex():
+                        raise OptimizerError(
+                            type(self).__name__,
+                            f"a gradient that is {grad.layout}, {grad.dtype}",
+                            "give dense gradients of real numbers",
+                        )
+                    rows.append(row)
+                    grads.append(grad)
+            found.append((group, rows, grads))
+        for group, rows, grads in found:
             group["steps"] += 1
-            params = [(i, p) for i, p in enumerate(group["params"], start) if p.grad is not None]
-            start += len(group["params"])
-            self._step_group(group, params)
+            self._step_rows(group, rows, grads)
 
-    def _step_group(self, group: dict[str, Any], params: list[tuple[int, Tensor]]) -> None:
+    def _rows_of(self, number: int, group: dict[str, Any]) -> list[Row]:
+        """Return the rows of a group: from last time, if its parameters are the same."""
+        params = group["params"]
+        if number < len(self._rows):
+            rows = self._rows[number]
+            if len(rows) == len(params) and all(map(is_, (row.p for row in rows), params)):
+                return rows
+        self._forget_rows()
+        start = 0
+        for one in self.param_groups:
+            places = enumerate(one["params"], start)
+            self._rows.append([Row(p, index) for index, p in places])
+            start += len(one["params"])
+        return self._rows[number]
+
+    def _row_of(self, p: Tensor) -> Row:
+        """Return the row of one parameter."""
+        for number, group in enumerate(self.param_groups):
+            for row in self._rows_of(number, group):
+                if row.p is p:
+                    return row
+        raise OptimizerError(type(self).__name__, "not a parameter of this optimizer", "give one")
+
+    def _forget_rows(self) -> None:
+        """Line everything up anew at the next step."""
+        self._rows, self._lots = [], {}
+
+    def _step_rows(self, group: dict[str, Any], rows: list[Row], grads: list[Tensor]) -> None:
         """Step some parameters of a group; the group's steps are counted already."""
-        flags, seed, steps = self._flags(group), group["seed"], group["steps"]
-        batches: dict[tuple[StepSpec, int], tuple[list[Slots], list[StepKey]]] = {}
-        visits: list[tuple[Tensor, Tensor]] = []
-        for index, p in params:
-            line, state = self._line(p, group, index, flags), self.state[p]
-            count = state["step"] = state.get("step", 0) + 1
-            key = StepKey(seed, line.stream, steps, line.shard.offset)
-            carry = line.carry
-            if carry is not None and carry.device != line.shard.local.device:
-                carry = carry.to(line.shard.local.device)  # offloaded: it comes for a visit
-                visits.append((line.carry, carry))  # type: ignore[arg-type]
-            grad = self._direction(p, group, key)
-            slots = Slots(line.shard.local, grad, carry, line.states, line.scales)
-            if self._observers:
-                self._observed(p, line.spec, slots, self._scalars(group, count), key)
-                continue
-            batch = batches.get((line.spec, count))
-            if batch is None:
-                batch = batches[line.spec, count] = ([], [])
-            batch[0].append(slots)
-            batch[1].append(key)
-        for (spec, count), (slots_list, keys) in batches.items():
-            step(spec, slots_list, self._scalars(group, count), keys)
-        for home, visitor in visits:
-            home.copy_(visitor)
+        flags, strict, same = self._flags(group), group["strict"], True
+        for row in rows:
+            if row.line is None or not row.line.holds(flags, strict, row.state):
+                same = False
+                spec, state = self._spec(row.p, group, flags), self.state[row.p]
+                make_states(row.p, state, self._kept[row.p].states, self._state_shape)
+                stream = OPTIMIZER_STREAM + row.index * STREAMS_PER_PARAMETER
+                row.state, row.line = state, line_up(spec, shard_of(row.p), state, stream)
+            elif row.line.shard.local is not row.p:  # a DTensor may have moved
+                same = False
+                row.line = row.line._replace(shard=shard_of(row.p))
+            row.state["step"] = row.state.get("step", 0) + 1
+        if self._observers or group["offload"]:
+            for row in rows:
+                self._step_one(group, row)
+            return
+        seed, steps = group["seed"], group["steps"]
+        lot = self._lots.get(id(group))
+        if self.directs or not same:
+            keys = [row.key(seed, steps) for row in rows]
+            grads = [self._direction(r.p, group, k) for r, k in zip(rows, keys, strict=True)]
+        if not (same and lot is not None and lot.is_of(rows)):
+            lot = self._lots[id(group)] = Lot(rows)
+        for batch, places in lot.batches:
+            mine = grads if len(places) == len(rows) else [grads[i] for i in places]
+            count = rows[places[0]].state["step"]
+            batch.run(mine, self._scalars(group, count), seed, steps)
 
-    def _line(self, p: Tensor, group: dict[str, Any], index: int, flags: Flag) -> Line:
-        """Return what a parameter's step needs beside its gradient: from last time, if it holds."""
-        line, state = self._lines.get(p), self.state[p]
-        if line is not None and line.holds(flags, group["strict"], state):
-            whole = line.shard.local is p
-            return line if whole else line._replace(shard=shard_of(p))
-        spec = self._spec(p, group, flags)
-        make_states(p, state, self._kept[p].states, self._state_shape)
-        stream = OPTIMIZER_STREAM + index * STREAMS_PER_PARAMETER
-        line = self._lines[p] = line_up(spec, shard_of(p), state, stream)
-        return line
-
-    def _observed(
-        self, p: Tensor, spec: StepSpec, slots: Slots, scalars: Sequence[float], key: StepKey
-    ) -> None:
-        before = slots.p.clone(), None if slots.carry is None else slots.carry.clone()
-        update = reference_step(spec, slots, scalars, key)
-        event = UpdateEvent(update, before[0], slots.p.detach(), before[1], slots.carry)
-        for observer in self._observers:
-            observer(p, event)
+    def _step_one(self, group: dict[str, Any], row: Row) -> None:
+        """Step one parameter, its carry on a visit where it is offloaded, and tell observers."""
+        line, p = row.lined, row.p
+        key = row.key(group["seed"], group["steps"])
+        carry, home = line.carry, None
+        if carry is not None and carry.device != line.shard.local.device:
+            home, carry = carry, carry.to(line.shard.local.device)
+        slots = line.slots(self._direction(p, group, key), carry)
+        scalars = self._scalars(group, row.state["step"])
+        if self._observers:
+            before = slots.p.clone(), None if carry is None else carry.clone()
+            update = reference_step(line.spec, slots, scalars, key)
+            event = UpdateEvent(update, before[0], slots.p.detach(), before[1], carry)
+            for observer in self._observers:
+                observer(p, event)
+        else:
+            step(line.spec, [slots], scalars, [key])
+        if home is not None and carry is not None:
+            home.copy_(carry)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this optimizer, or of its namesake in torch.optim.
@@ -326,9 +361,10 @@ class WriteBackOptimizer(Optimizer):
         loaded = read_checkpoint(self, state_dict)
         for group, new in zip(self.param_groups, loaded.groups, strict=True):
             group.update(new)
-        self._kept, self._lines = loaded.kept, {}
+        self._kept = loaded.kept
         for p, state in loaded.states.items():
             self.state[p] = state
+        self._forget_rows()
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

@@ -53,6 +53,7 @@ class Muon(WriteBackOptimizer):
     """
 
     rule = Rule.ADD
+    directs = True
 
     def __init__(
         self,

@@ -29,12 +29,12 @@ class GradientRelease:
         self._done: set[Tensor] = set()
         self._begun: set[int] = set()
         self._hooks: list[Any] = []
-        for index, p, group in optimizer._enumerate():
+        for _, p, group in optimizer._enumerate():
             if p.requires_grad:
                 leaf: Any = p
                 self._hooks += (
                     leaf.register_hook(self._refuse_second(p)),
-                    leaf.register_post_accumulate_grad_hook(self._step_one(index, group)),
+                    leaf.register_post_accumulate_grad_hook(self._step_one(group)),
                 )
 
     def end_iteration(self) -> None:
@@ -61,14 +61,15 @@ class GradientRelease:
 
         return check
 
-    def _step_one(self, index: int, group: dict[str, Any]) -> Callable[[Tensor], None]:
+    def _step_one(self, group: dict[str, Any]) -> Callable[[Tensor], None]:
         def step(p: Tensor) -> None:
             place = id(group)
             if place not in self._begun:
                 self._begun.add(place)
                 group["steps"] += 1
+            assert p.grad is not None
             with torch.no_grad():
-                self._optimizer._step_group(group, [(index, p)])
+                self._optimizer._step_rows(group, [self._optimizer._row_of(p)], [p.grad])
             self._done.add(p)
             p.grad = Released.like(p)
 

@@ -40,6 +40,7 @@ class WriteBackWrapper(WriteBackOptimizer):
     """
 
     rule = Rule.ADD
+    directs = True
 
     def __init__(
         self,

@@ -92,13 +92,57 @@ def step(
         offsets.append(key.offset)
     seed, number = keys[0].seed, keys[0].step
     for dtype, mine in tensors.items():
-        rest = (_request(spec, dtype), scalars, simd, seed, number, *places[dtype])
-        try:
-            torch.ops.limprec.step_.default(mine, *rest)
-        except (NotImplementedError, RuntimeError) as error:
-            problem = str(error).splitlines()[0].rpartition("limprec: ")[2]
-            raise KernelError("native backend", problem, "give what the spec says") from error
+        _call(mine, _request(spec, dtype), scalars, simd, seed, number, *places[dtype])
     torch.autograd.graph.increment_version([slot.p for slot in slots])
+
+
+class Prepared:
+    """``step`` with the same tensors again and again, but for the gradients.
+
+    Args:
+        spec: what to do; ``can_step`` of it and the slots.
+        slots: the tensors; in a gradient's place stands anything of its shape.
+        streams: the first random stream of each parameter.
+        offsets: global row-major index of each parameter's first element.
+    """
+
+    def __init__(
+        self,
+        spec: StepSpec,
+        slots: Sequence[Slots],
+        streams: Sequence[int],
+        offsets: Sequence[int],
+    ) -> None:
+        self._spec, self._places = spec, (list(streams), list(offsets))
+        self._tensors: list[torch.Tensor] = []
+        for p, grad, carry, kept, scales in slots:
+            found = (p, grad, carry, *kept, *scales)
+            self._tensors += [tensor for tensor in found if tensor is not None]
+        self._each = len(self._tensors) // len(slots)
+        self._params = self._tensors[:: self._each]
+
+    def takes(self, grads: Sequence[torch.Tensor]) -> bool:
+        """Return whether gradients are all of one dtype that there are kernels for."""
+        dtype = grads[0].dtype
+        return dtype in _FLOATS and all(grad.dtype is dtype for grad in grads)
+
+    def run(
+        self, grads: Sequence[torch.Tensor], scalars: Sequence[float], seed: int, number: int
+    ) -> None:
+        """Do the step, in place; arguments as for ``Batch.run``."""
+        self._tensors[1 :: self._each] = grads
+        request = _request(self._spec, grads[0].dtype)
+        _call(self._tensors, request, scalars, Simd.AUTO, seed, number, *self._places)
+        self._tensors[1 :: self._each] = self._params  # keeps no gradient alive
+        torch.autograd.graph.increment_version(self._params)
+
+
+def _call(tensors: list[torch.Tensor], *rest: object) -> None:
+    try:
+        torch.ops.limprec.step_.default(tensors, *rest)
+    except (NotImplementedError, RuntimeError) as error:
+        problem = str(error).splitlines()[0].rpartition("limprec: ")[2]
+        raise KernelError("native backend", problem, "give what the spec says") from error
 
 
 @lru_cache(maxsize=1024)

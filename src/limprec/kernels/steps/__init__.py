@@ -5,6 +5,7 @@ is the door.
 """
 
 from .api import step
+from .batch import Batch
 from .reference import Slots, computing_dtype
 from .rules import SECOND_MOMENTS, states
 from .spec import (
@@ -25,6 +26,7 @@ __all__ = [
     "SECOND_MOMENTS",
     "STREAMS_PER_PARAMETER",
     "ULP_DTYPES",
+    "Batch",
     "Flag",
     "Rule",
     "Slots",
