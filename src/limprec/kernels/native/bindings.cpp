@@ -83,6 +83,17 @@ class Request {
     STD_TORCH_CHECK(alone || (-rank <= axis && axis < rank), "limprec: no such axis");
   }
 
+  // The same for other tensors.
+  Request(const Tensor& x, const Tensor& out, const Request& like)
+      : x_(x),
+        out_(out),
+        plan_(like.plan_),
+        level_(like.level_),
+        first_(like.first_),
+        given_(like.given_),
+        tensor_scale_(like.tensor_scale_),
+        found_(like.found_) {}
+
   // Let scales follow this magnitude instead of the elements.
   void give(double amax) {
     if (plan_.kind == Kind::NVFP4) {
@@ -122,9 +133,7 @@ class Request {
       STD_TORCH_CHECK(d.to != 0, "limprec: elements of out share memory; clone it first");
     Tensor copy = torch::stable::new_empty(x_, sizes), result = out_;
     torch::stable::copy_(copy, x_);
-    Request again = *this;
-    again.x_ = again.out_ = copy;
-    again.run();
+    Request(copy, copy, *this).run();
     torch::stable::copy_(result, copy);
   }
 
@@ -199,7 +208,7 @@ class Request {
     return true;
   }
 
-  Tensor x_, out_;
+  const Tensor &x_, &out_;
   Plan plan_;
   Level level_;
   uint64_t first_;

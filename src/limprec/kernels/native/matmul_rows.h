@@ -12,6 +12,18 @@ constexpr int COLUMNS = 32;
 constexpr size_t ROW_BYTES = COLUMNS * sizeof(double);
 constexpr int LEVELS = 33;  // of a tree over less than 2^32 terms
 
+// A row on the stack.
+class Row {
+ public:
+  Row() : at_(unaligned(memory_)) {}
+  Row(const Row&) = delete;
+  operator double*() const { return at_; }
+
+ private:
+  double memory_[COLUMNS];
+  double* const at_;
+};
+
 // Streams of random words, as in matmul/reference.py.
 constexpr uint32_t SUM = 0, PRODUCT = 1, KAHAN_T = 2, KAHAN_D = 3, KAHAN_C = 4, CHUNK = 8, TREE = 16;
 
@@ -20,7 +32,8 @@ static inline void random_row(const MatmulPlan& plan, uint32_t stream, int64_t s
                               uint32_t* words) {
   const Key key{plan.seed, stream, static_cast<uint32_t>(step)};
   constexpr int A_SET = Philox<Random::WORDS>::A_SET * LANES;
-  uint32_t all[COLUMNS + A_SET];
+  uint32_t memory[COLUMNS + A_SET];
+  uint32_t* all = unaligned(memory);
   const uint64_t first = index - index % A_SET;
   for (uint64_t at = first; at < index + COLUMNS; at += A_SET) {
     u32 set[A_SET / LANES];
@@ -58,7 +71,8 @@ struct Rounder {
  private:
   template <class Work>
   inline void each(uint32_t stream, int64_t step, Work&& work) const {
-    uint32_t words[COLUMNS];
+    uint32_t memory[COLUMNS];
+    uint32_t* words = unaligned(memory);
     if constexpr (Rule::RANDOM) random_row(plan, stream, step, index, words);
 #pragma GCC unroll 4
     for (int i = 0; i < COLUMNS; i += DOUBLES) {
@@ -123,7 +137,8 @@ struct Summer {
 
   inline void operator()(double* out, int64_t length) const {
     const int64_t size = plan.chunk > 0 ? plan.chunk : length;
-    double part[COLUMNS], carry[COLUMNS] = {};
+    const Row part, carry;
+    clear(carry);
     clear(out);
     for (int64_t start = 0, number = 0; start < length; start += size, number++) {
       const int64_t stop = start + size < length ? start + size : length;
@@ -141,7 +156,8 @@ struct Summer {
   static inline void clear(double* row) { __builtin_memset(row, 0, ROW_BYTES); }
 
   inline void sum(double* out, int64_t start, int64_t stop) const {
-    double x[COLUMNS], carry[COLUMNS] = {};
+    const Row x, carry;
+    clear(carry);
     clear(out);
     switch (plan.adder) {
       case Adder::SEQUENTIAL:
@@ -167,7 +183,7 @@ struct Summer {
 
   inline void compensated(double* s, double* c, const double* x, uint32_t stream,
                           int64_t step) const {
-    double y[COLUMNS], t[COLUMNS];
+    const Row y, t;
     rounder.subtract(y, x, c, stream + SUM, step);
     rounder.add(t, s, y, stream + KAHAN_T, step);
     rounder.subtract(c, t, s, stream + KAHAN_D, step);
@@ -178,7 +194,8 @@ struct Summer {
   // Nodes are complete as soon as their leaves are: the nodes of n leaves of each level that still
   // wait for a neighbour lie in the workspace, as the ones of a binary counter.
   void tree(double* out, int64_t start, int64_t stop) const {
-    double left[COLUMNS], zero[COLUMNS] = {};
+    const Row left, zero;
+    clear(zero);
     const int64_t length = stop - start, pairs = (length + 1) / 2;
     for (int64_t i = 0; i < pairs; i++) {
       product(left, start + 2 * i);
@@ -256,7 +273,7 @@ static void multiply_rows(const MatmulPlan& plan, const Block& block) {
     const void* a = plan.float32 ? static_cast<const void*>(static_cast<const float*>(block.a) + at)
                                  : static_cast<const double*>(block.a) + at;
     const Products products{plan, a, panel, index};
-    double row[COLUMNS];
+    const Row row;
     Summer<Rule>{plan, products, {plan, {plan.sum}, index}, rest}(row, block.length);
     for (int64_t j = 0; j < block.columns; j++) {
       const int64_t to = i * block.stride + j;
