@@ -398,13 +398,15 @@ def test_refusals() -> None:
 
 @built
 def test_meta_tensors_and_schemas() -> None:
-    spec, x = pack(parse_precision("e5m2")), torch.randn(3, 4)
+    spec, scaled = pack(parse_precision("e5m2")), pack(parse_precision("dfx8c0"))
+    x = torch.randn(3, 4)
     shape = torch.ops.limprec.round_to(torch.empty(3, 4, device="meta"), spec)
     assert (shape.device.type, shape.shape) == ("meta", (3, 4))
     for operator, arguments in (
         (torch.ops.limprec.round_to.default, (x, spec)),
         (torch.ops.limprec.round_to_.default, (x.clone(), spec)),
-        (torch.ops.limprec.round_to_out.default, (x, torch.empty_like(x), spec, 1, 2, 3, 4)),
+        (torch.ops.limprec.round_to_out.keyed, (x, torch.empty_like(x), spec, 1, 2, 3, 4)),
+        (torch.ops.limprec.round_within.default, (x, torch.empty_like(x), 2.0, scaled)),
     ):
         results = torch.library.opcheck(operator, arguments)
         assert set(results.values()) == {"SUCCESS"}, results

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from ..errors import KernelError
 from ..formats import Format, Precision, Rounding, ScaledFormat, parse_precision, with_rounding
-from . import reference
 from .autograd import parse_estimator, round_through
 from .carrier import check_carrier
-from .dispatch import Backend, round_to
+from .dispatch import Backend, launch, native_spec, round_to
 from .random import Key
 
 
@@ -43,7 +44,7 @@ def quantize(
         offset: index of the first element of ``x`` in the whole tensor that it is a shard of.
         amax: for a format with scales, the magnitude that they follow in place of the largest of
             ``x`` (a delayed scale, say): one number, or a tensor with one for each group. What
-            lies beyond saturates. Computed by the reference.
+            lies beyond saturates. One for each group is computed by the reference.
         out: where to write; same shape, dtype and device as ``x``, may be ``x`` itself.
         gradient: None lets no gradient through, since rounding is flat almost everywhere;
             ``straight_through`` takes its derivative as 1, ``clipped`` as 1 inside the format's
@@ -58,22 +59,19 @@ def quantize(
         FormatError: for an unknown name, or a format that the dtype of ``x`` cannot carry.
         KernelError: for a wrong dtype, a mismatched ``out``, or ``stochastic`` without a seed.
     """
-    precision = resolve(fmt, rounding)
-    if not isinstance(x, Tensor):
-        raise KernelError("quantize", f"{type(x).__name__} is no tensor", "give a torch.Tensor")
-    check_carrier(precision.format, x.dtype, "quantize")
-    if out is not None and (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device):
+    precision, spec = _checked(x, fmt, rounding)
+    if (
+        out is not None
+        and out is not x
+        and (out.shape, out.dtype, out.device) != (x.shape, x.dtype, x.device)
+    ):
         raise KernelError(
             "quantize",
             f"out is {out.dtype} {tuple(out.shape)} on {out.device},"
             f" x is {x.dtype} {tuple(x.shape)} on {x.device}",
             "give an out that matches x",
         )
-    key = None
-    if precision.rounding is Rounding.STOCHASTIC:
-        if seed is None:
-            raise KernelError("quantize", "stochastic rounding without a seed", "pass seed=0, say")
-        key = Key(seed, stream, step, offset)
+    key = _key(precision, seed, stream, step, offset)
     if amax is not None:
         if gradient is not None or not isinstance(precision.format, ScaledFormat):
             raise KernelError(
@@ -81,21 +79,12 @@ def quantize(
                 f"amax with {'gradient' if gradient else precision.format}",
                 "give it for a format with scales, e.g. dfx8, and without gradient",
             )
-        with torch.no_grad():
-            y = reference.quantize(
-                x,
-                precision.format,
-                precision.rounding,
-                key,
-                random_bits=precision.random_bits,
-                amax=amax,
-            )
-            return y if out is None else out.copy_(y)
+        return round_to(x, precision, key, out=out, amax=amax, backend=backend)
     if gradient is not None:
         if out is not None or backend is not Backend.AUTO:
             raise KernelError("quantize", "gradient with out or backend", "leave them out")
         return round_through(x, precision, key, estimator=parse_estimator(gradient))
-    return round_to(x, precision, key, out=out, backend=backend)
+    return launch(x, precision, spec, key, out, backend)
 
 
 def quantize_(
@@ -110,20 +99,42 @@ def quantize_(
     backend: Backend = Backend.AUTO,
 ) -> Tensor:
     """Round ``x`` in place and return it; arguments and errors as for ``quantize``."""
-    return quantize(
-        x,
-        fmt,
-        rounding,
-        seed=seed,
-        stream=stream,
-        step=step,
-        offset=offset,
-        out=x,
-        backend=backend,
-    )
+    precision, spec = _checked(x, fmt, rounding)
+    key = _key(precision, seed, stream, step, offset)
+    return launch(x, precision, spec, key, x, backend)
 
 
 def resolve(fmt: str | Format | Precision, rounding: str | Rounding | None) -> Precision:
     """Join a format and an optional rounding into one precision."""
     precision = parse_precision(fmt)
     return precision if rounding is None else with_rounding(precision, rounding)
+
+
+def _checked(
+    x: Tensor, fmt: str | Format | Precision, rounding: str | Rounding | None
+) -> tuple[Precision, int | None]:
+    """Return what is asked for, if ``x`` can carry it, and its ``native_spec``."""
+    if not isinstance(x, Tensor):
+        raise KernelError("quantize", f"{type(x).__name__} is no tensor", "give a torch.Tensor")
+    try:
+        return _request(fmt, rounding, x.dtype)
+    except TypeError:  # not hashable, so no name, format or precision: say so
+        return resolve(fmt, rounding), None
+
+
+@lru_cache(maxsize=4096)
+def _request(
+    fmt: str | Format | Precision, rounding: str | Rounding | None, dtype: torch.dtype
+) -> tuple[Precision, int | None]:
+    precision = resolve(fmt, rounding)
+    check_carrier(precision.format, dtype, "quantize")
+    return precision, native_spec(precision, dtype)
+
+
+def _key(precision: Precision, seed: int | None, stream: int, step: int, offset: int) -> Key | None:
+    """Return the random key, None where the rounding needs none."""
+    if precision.rounding is not Rounding.STOCHASTIC:
+        return None
+    if seed is None:
+        raise KernelError("quantize", "stochastic rounding without a seed", "pass seed=0, say")
+    return Key(seed, stream, step, offset)

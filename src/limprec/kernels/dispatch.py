@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ..formats import Precision
+from ..formats import Affine, Precision, ScaledFormat
 from . import native, reference, triton
 from .carrier import is_identity
 from .random import Key
@@ -32,12 +33,30 @@ def round_to(
     key: Key | None,
     *,
     out: Tensor | None = None,
+    amax: Tensor | float | None = None,
     backend: Backend = Backend.AUTO,
 ) -> Tensor:
     """``quantize`` for callers that have already checked: the layers and the optimizers."""
-    if torch.is_grad_enabled():
+    if amax is None:
+        return launch(x, precision, native_spec(precision, x.dtype), key, out, backend)
+    with torch.no_grad():
+        return _round_within(x, precision, key, amax, out, backend)
+
+
+def launch(
+    x: Tensor,
+    precision: Precision,
+    spec: int | None,
+    key: Key | None,
+    out: Tensor | None,
+    backend: Backend,
+) -> Tensor:
+    """``round_to`` with ``native_spec`` already looked up for the dtype of ``x``."""
+    if torch.is_grad_enabled() and (x.requires_grad or (out is not None and out.requires_grad)):
         with torch.no_grad():
-            return round_to(x, precision, key, out=out, backend=backend)
+            return launch(x, precision, spec, key, out, backend)
+    if spec is not None and backend is Backend.AUTO and x.is_cpu and native.missing() is None:
+        return native.launch(x, spec, precision, key, out)
     if is_identity(precision.format, x.dtype):
         return x.clone() if out is None else out if out is x else out.copy_(x)
     if backend is Backend.AUTO and native.can_round(x, precision):
@@ -51,4 +70,29 @@ def round_to(
     y = reference.quantize(
         x, precision.format, precision.rounding, key, random_bits=precision.random_bits
     )
+    return y if out is None else out.copy_(y)
+
+
+@lru_cache(maxsize=4096)
+def native_spec(precision: Precision, dtype: torch.dtype) -> int | None:
+    """Return the request to the native kernels; None if they are not what rounds this on a CPU."""
+    fits = native.fits(dtype, precision.format) and not is_identity(precision.format, dtype)
+    return native.pack(precision) if fits else None
+
+
+def _round_within(
+    x: Tensor,
+    precision: Precision,
+    key: Key | None,
+    amax: Tensor | float,
+    out: Tensor | None,
+    backend: Backend,
+) -> Tensor:
+    """Round with scales that follow ``amax``; where each group has its own, in the reference."""
+    one = backend in (Backend.AUTO, Backend.NATIVE) and getattr(amax, "ndim", 0) == 0
+    fmt, bits = precision.format, precision.random_bits
+    follows = isinstance(fmt, ScaledFormat) and not (isinstance(fmt, Affine) and fmt.zero != "none")
+    if one and follows and native.can_round(x, precision) and not (value := float(amax)) < 0:
+        return native.round_within(x, precision, key, value, out=out)
+    y = reference.quantize(x, fmt, precision.rounding, key, random_bits=bits, amax=amax)
     return y if out is None else out.copy_(y)

@@ -51,9 +51,21 @@ class Key:
 
     def __post_init__(self) -> None:
         """Refuse what would silently wrap around."""
+        seed, stream, step, offset = self.seed, self.stream, self.step, self.offset
+        if (  # all at once first: a key is made for every call
+            isinstance(seed, int)
+            and isinstance(stream, int)
+            and isinstance(step, int)
+            and isinstance(offset, int)
+            and 0 <= seed < 1 << 64
+            and 0 <= stream < 1 << 32
+            and 0 <= step < 1 << 32
+            and 0 <= offset < 1 << 62
+        ):
+            return
         for field, bits in (("seed", 64), ("stream", 32), ("step", 32), ("offset", 62)):
             value = getattr(self, field)
-            if not isinstance(value, int) or not 0 <= value < 2**bits:
+            if not isinstance(value, int) or not 0 <= value < 1 << bits:
                 raise KernelError(
                     "random key", f"{field} is {value!r}", f"give an integer from 0 to 2^{bits} - 1"
                 )

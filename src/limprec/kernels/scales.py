@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..errors import KernelError
 from ..formats import Affine, Format, Precision, ScaledFormat, parse_precision
-from . import groups, reference
+from . import groups
+from .dispatch import round_to
 from .random import Key
 
 
@@ -75,10 +76,7 @@ class DelayedScale:
         now = self._magnitudes(x)
         amax = self.amax(now)
         self._remember(now)
-        bits = self.precision.random_bits
-        return reference.quantize(
-            x, self.format, self.precision.rounding, key, random_bits=bits, amax=amax
-        )
+        return round_to(x, self.precision, key, amax=amax)
 
     def amax(self, now: Tensor) -> Tensor:
         """Return what the next scale follows, if ``now`` are the magnitudes at hand."""

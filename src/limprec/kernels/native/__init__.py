@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...errors import KernelError
-from ...formats import Precision, Rounding, ScaledFormat
+from ...formats import Format, Precision, Rounding, ScaledFormat
 from ..groups import group_shape
 from ..random import Key
 from .spec import Simd, has_kernel, pack
 
-__all__ = ["Simd", "SlowBackendWarning", "best_simd", "can_round", "missing", "round_to"]
+__all__ = [
+    "Simd",
+    "SlowBackendWarning",
+    "best_simd",
+    "can_round",
+    "fits",
+    "launch",
+    "missing",
+    "pack",
+    "round_to",
+    "round_within",
+]
 
 REMEDY = (
     "install a C++17 compiler and run `pip install --no-build-isolation --no-cache-dir"
@@ -60,11 +71,16 @@ def can_round(x: Tensor, precision: Precision) -> bool:
 
     Warns once, with ``SlowBackendWarning``, if they would but the extension is missing.
     """
-    fits = x.is_cpu and x.dtype in _DTYPES and has_kernel(precision.format)
-    if fits and _MISSING is not None:
+    taken = x.is_cpu and fits(x.dtype, precision.format)
+    if taken and _MISSING is not None:
         warn_once()
         return False
-    return fits
+    return taken
+
+
+def fits(dtype: torch.dtype, fmt: Format) -> bool:
+    """Return whether there are kernels for a format in CPU tensors of a dtype."""
+    return dtype in _DTYPES and has_kernel(fmt)
 
 
 def round_to(
@@ -88,21 +104,56 @@ def round_to(
         KernelError: if the extension is missing, has no kernel for the tensor or the format, or
             lacks the key.
     """
+    return launch(x, pack(precision, simd), precision, key, out)
+
+
+def round_within(
+    x: Tensor, precision: Precision, key: Key | None, amax: float, *, out: Tensor | None = None
+) -> Tensor:
+    """Round as ``reference.quantize`` does when it is given one ``amax`` for all groups.
+
+    Args:
+        x: as for ``round_to``.
+        precision: of a format with scales.
+        key: as for ``round_to``.
+        amax: what the scales follow, not negative.
+        out: as for ``round_to``.
+
+    Raises:
+        KernelError: as ``round_to``.
+    """
+    out = torch.empty_like(x) if out is None else out
+    return launch(x, pack(precision), precision, key, out, amax)
+
+
+def launch(
+    x: Tensor,
+    spec: int,
+    precision: Precision,
+    key: Key | None,
+    out: Tensor | None,
+    amax: float | None = None,
+) -> Tensor:
+    """``round_to`` with the request already packed. An ``amax`` wants an ``out``."""
     if _MISSING is not None:
         raise KernelError("native backend", f"the extension is missing ({_MISSING})", REMEDY)
-    arguments: tuple[int, ...] = (pack(precision, simd),)
+    operators = _PLAIN
+    arguments: tuple[int, ...] = (spec,)
     if precision.rounding is Rounding.STOCHASTIC:
         if key is None:
             raise KernelError("native backend", "stochastic rounding without a key", "pass Key(0)")
         seed = key.seed if key.seed < 2**63 else key.seed - 2**64  # as a signed integer
-        arguments = (*arguments, seed, key.stream, key.step, key.offset)
+        operators = _KEYED
+        arguments = (spec, seed, key.stream, key.step, key.offset)
     try:
         if out is None:
-            return _ROUND(x, *arguments)  # type: ignore[no-any-return]
-        if out is x:
-            _ROUND_IN_PLACE(x, *arguments)
+            return operators.fresh(x, *arguments)  # type: ignore[no-any-return]
+        if amax is not None:
+            operators.within(x, out, amax, *arguments)
+        elif out is x:
+            operators.in_place(x, *arguments)
         else:
-            _ROUND_INTO(x, out, *arguments)
+            operators.into(x, out, *arguments)
     except (NotImplementedError, RuntimeError) as error:
         if can_round(x, precision):
             if isinstance(precision.format, ScaledFormat):
@@ -137,17 +188,26 @@ def _register_fakes() -> None:
     def nothing(*arguments: object, **named: object) -> None:
         return None
 
-    torch.library.register_fake("limprec::round_to", fresh)
-    torch.library.register_fake("limprec::round_to_", nothing)
-    torch.library.register_fake("limprec::round_to_out", nothing)
+    for key in ("", ".keyed"):
+        torch.library.register_fake(f"limprec::round_to{key}", fresh)
+        for name in ("round_to_", "round_to_out", "round_within"):
+            torch.library.register_fake(f"limprec::{name}{key}", nothing)
     torch.library.register_fake("limprec::step_", nothing)
 
 
-_ROUND: Any = None
-_ROUND_IN_PLACE: Any = None
-_ROUND_INTO: Any = None
+class _Operators(NamedTuple):
+    fresh: Any
+    in_place: Any
+    into: Any
+    within: Any
+
+
+def _operators(overload: str) -> _Operators:
+    names = ("round_to", "round_to_", "round_to_out", "round_within")
+    return _Operators(*(getattr(getattr(torch.ops.limprec, name), overload) for name in names))
+
+
+_PLAIN = _KEYED = _Operators(None, None, None, None)
 if _MISSING is None:
     _register_fakes()
-    _ROUND = torch.ops.limprec.round_to.default
-    _ROUND_IN_PLACE = torch.ops.limprec.round_to_.default
-    _ROUND_INTO = torch.ops.limprec.round_to_out.default
+    _PLAIN, _KEYED = _operators("default"), _operators("keyed")

@@ -65,13 +65,26 @@ Carrier carrier_of(const Tensor& x) {
   }
 }
 
+// The plan of a request; one that repeats itself, as it does in a loop, is not made anew.
+Plan plan_of(int64_t spec, Carrier carrier, const Key& key) {
+  thread_local Plan last{};
+  thread_local int64_t known = -1;
+  if (spec != known || carrier != last.carrier) {
+    last = make_plan(spec, carrier, key);
+    known = spec;
+  }
+  Plan plan = last;
+  plan.key = key;
+  return plan;
+}
+
 // A request to round x into out.
 class Request {
  public:
   Request(const Tensor& x, const Tensor& out, int64_t spec, const Key& key, int64_t offset)
       : x_(x),
         out_(out),
-        plan_(make_plan(spec, carrier_of(x), key)),
+        plan_(plan_of(spec, carrier_of(x), key)),
         level_(level_of(plan_.simd)),
         first_(static_cast<uint64_t>(offset)) {
     const bool wide_scale = plan_.kind == Kind::AFFINE || plan_.kind == Kind::NVFP4;
@@ -220,18 +233,6 @@ Key make_key(int64_t seed, int64_t stream, int64_t step) {
   return {static_cast<uint64_t>(seed), static_cast<uint32_t>(stream), static_cast<uint32_t>(step)};
 }
 
-Tensor round_to(Tensor x, int64_t spec, int64_t seed, int64_t stream, int64_t step,
-                int64_t offset) {
-  Tensor out = torch::stable::empty_like(x);
-  Request(x, out, spec, make_key(seed, stream, step), offset).run();
-  return out;
-}
-
-void round_to_(Tensor x, int64_t spec, int64_t seed, int64_t stream, int64_t step,
-               int64_t offset) {
-  Request(x, x, spec, make_key(seed, stream, step), offset).run();
-}
-
 void check_out(const Tensor& x, const Tensor& out) {
   const auto a = x.sizes(), b = out.sizes();
   STD_TORCH_CHECK(std::equal(a.begin(), a.end(), b.begin(), b.end()) &&
@@ -239,38 +240,65 @@ void check_out(const Tensor& x, const Tensor& out) {
                   "limprec: out must have the shape and dtype of x");
 }
 
-void round_to_out(Tensor x, Tensor out, int64_t spec, int64_t seed, int64_t stream, int64_t step,
-                  int64_t offset) {
+// The operators, without a key and with one.
+Tensor round_to_keyed(Tensor x, int64_t spec, int64_t seed, int64_t stream, int64_t step,
+                      int64_t offset) {
+  Tensor out = torch::stable::empty_like(x);
+  Request(x, out, spec, make_key(seed, stream, step), offset).run();
+  return out;
+}
+Tensor round_to(Tensor x, int64_t spec) { return round_to_keyed(x, spec, 0, 0, 0, 0); }
+
+void round_in_place_keyed(Tensor x, int64_t spec, int64_t seed, int64_t stream, int64_t step,
+                          int64_t offset) {
+  Request(x, x, spec, make_key(seed, stream, step), offset).run();
+}
+void round_in_place(Tensor x, int64_t spec) { round_in_place_keyed(x, spec, 0, 0, 0, 0); }
+
+void round_into_keyed(Tensor x, Tensor out, int64_t spec, int64_t seed, int64_t stream,
+                      int64_t step, int64_t offset) {
   check_out(x, out);
   Request(x, out, spec, make_key(seed, stream, step), offset).run();
 }
+void round_into(Tensor x, Tensor out, int64_t spec) { round_into_keyed(x, out, spec, 0, 0, 0, 0); }
 
-void round_within(Tensor x, Tensor out, double amax, int64_t spec, int64_t seed, int64_t stream,
-                  int64_t step, int64_t offset) {
+void round_within_keyed(Tensor x, Tensor out, double amax, int64_t spec, int64_t seed,
+                        int64_t stream, int64_t step, int64_t offset) {
   check_out(x, out);
   Request request(x, out, spec, make_key(seed, stream, step), offset);
   request.give(amax);
   request.run();
+}
+void round_within(Tensor x, Tensor out, double amax, int64_t spec) {
+  round_within_keyed(x, out, amax, spec, 0, 0, 0, 0);
 }
 
 }  // namespace
 }  // namespace limprec
 
 // The key is symbolic, so that a compiled graph serves every training step.
-#define LIMPREC_KEY "SymInt seed=0, SymInt stream=0, SymInt step=0, SymInt offset=0"
+#define LIMPREC_KEY "SymInt seed, SymInt stream, SymInt step, SymInt offset"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(limprec, m) {
-  m.def("round_to(Tensor x, int spec, " LIMPREC_KEY ") -> Tensor");
-  m.def("round_to_(Tensor(a!) x, int spec, " LIMPREC_KEY ") -> ()");
-  m.def("round_to_out(Tensor x, Tensor(a!) out, int spec, " LIMPREC_KEY ") -> ()");
-  m.def("round_within(Tensor x, Tensor(a!) out, float amax, int spec, " LIMPREC_KEY ") -> ()");
+  m.def("round_to(Tensor x, int spec) -> Tensor");
+  m.def("round_to.keyed(Tensor x, int spec, " LIMPREC_KEY ") -> Tensor");
+  m.def("round_to_(Tensor(a!) x, int spec) -> ()");
+  m.def("round_to_.keyed(Tensor(a!) x, int spec, " LIMPREC_KEY ") -> ()");
+  m.def("round_to_out(Tensor x, Tensor(a!) out, int spec) -> ()");
+  m.def("round_to_out.keyed(Tensor x, Tensor(a!) out, int spec, " LIMPREC_KEY ") -> ()");
+  m.def("round_within(Tensor x, Tensor(a!) out, float amax, int spec) -> ()");
+  m.def("round_within.keyed(Tensor x, Tensor(a!) out, float amax, int spec, " LIMPREC_KEY ") -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(limprec, CPU, m) {
   m.impl("round_to", TORCH_BOX(&limprec::round_to));
-  m.impl("round_to_", TORCH_BOX(&limprec::round_to_));
-  m.impl("round_to_out", TORCH_BOX(&limprec::round_to_out));
+  m.impl("round_to.keyed", TORCH_BOX(&limprec::round_to_keyed));
+  m.impl("round_to_", TORCH_BOX(&limprec::round_in_place));
+  m.impl("round_to_.keyed", TORCH_BOX(&limprec::round_in_place_keyed));
+  m.impl("round_to_out", TORCH_BOX(&limprec::round_into));
+  m.impl("round_to_out.keyed", TORCH_BOX(&limprec::round_into_keyed));
   m.impl("round_within", TORCH_BOX(&limprec::round_within));
+  m.impl("round_within.keyed", TORCH_BOX(&limprec::round_within_keyed));
 }
 
 // Importing the module registers the operators; SIMD is the best instruction set of this CPU.
