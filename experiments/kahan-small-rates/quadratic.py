@@ -101,7 +101,8 @@ def main() -> None:
     rows: dict[str, list[list[float]]] = found.get("rms", {})
     for rate, fmt, writeback in itertools.product(RATES, FORMATS, WRITEBACKS):
         key = f"{fmt}, {writeback}, {rate:g}"
-        if key in rows or ("ulp8" in writeback and fmt != "e4m3"):
+        ulps = "ulp8" in writeback
+        if key in rows or (ulps and (fmt != "e4m3" or rate < 1e-3)):  # slow
             continue
         started = time.perf_counter()
         rows[key] = measure(fmt, writeback, rate)
