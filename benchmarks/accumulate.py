@@ -6,13 +6,9 @@ python -m benchmarks.accumulate [--save] [--seconds 1] [--no-peers]
 from __future__ import annotations
 
 import argparse
-import platform
-import re
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +17,7 @@ from limprec.kernels.matmul import matmul, native
 from limprec.kernels.native import best_simd
 
 from .peers import peers
+from .report import cpu_name, save, today
 
 SIZES = (256, 512)
 CASES: dict[str, dict[str, Any]] = {
@@ -56,16 +53,10 @@ def fastest(work: Callable[[], object], seconds: float) -> float:
     return best
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def measure(seconds: float) -> list[str]:
     """Return the lines of the report."""
     lines = [
-        f"# Products at accumulator precision, {datetime.now(UTC):%Y-%m-%d}",
+        f"# Products at accumulator precision, {today()}",
         "",
         f"{cpu_name()}, {torch.get_num_threads()} threads, {best_simd().name},"
         f" PyTorch {torch.__version__}. Operands are normal numbers, for fixed point"
@@ -148,13 +139,7 @@ def main() -> None:
     report = "\n".join(lines) + "\n"
     print(report)
     if options.save:
-        slug = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
-        path = (
-            Path(__file__).parent / "results" / f"accumulate-{slug}-{datetime.now(UTC):%Y-%m-%d}.md"
-        )
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(report, encoding="utf-8")
-        print(f"wrote {path}")
+        save("accumulate", report)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import re
 import shutil
 import statistics
 import subprocess
@@ -17,7 +15,6 @@ import tempfile
 import time
 import timeit
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +26,7 @@ from limprec.kernels import Backend, Key, native, quantize, quantize_, round_to
 from limprec.kernels.native import Simd
 
 from .peers import Peer, peers
+from .report import cpu_name, save, today
 
 Work = Callable[[], object]
 
@@ -257,12 +255,6 @@ def beside_ours(
     )
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
@@ -272,11 +264,10 @@ def main() -> None:
     options = parser.parse_args()
     if native.missing() is not None:
         parser.exit(2, f"the native kernels are missing: {native.missing()}\n")
-    date = f"{datetime.now(UTC):%Y-%m-%d}"
     levels = [Simd(n) for n in range(1, native.best_simd() + 1)] if options.levels else [Simd.AUTO]
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     lines = [
-        f"# Rounding on the CPU, {date}",
+        f"# Rounding on the CPU, {today()}",
         "",
         f"{cpu_name()}, {torch.get_num_threads()} threads, {native.best_simd().name}, PyTorch"
         f" {torch.__version__}; system load {load} at the start. A copy is `y.copy_(x)` between"
@@ -291,11 +282,7 @@ def main() -> None:
     report = "\n".join(lines) + "\n"
     print(report)
     if options.save:
-        slug = re.sub(r"[^a-z0-9]+", "-", cpu_name().lower()).strip("-")
-        path = Path(__file__).parent / "results" / f"rounding-{slug}-{date}.md"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(report, encoding="utf-8")
-        print(f"wrote {path}")
+        save("rounding", report)
 
 
 if __name__ == "__main__":
