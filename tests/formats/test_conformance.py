@@ -45,3 +45,14 @@ def test_a_stopped_run_goes_on(monkeypatch, capsys, tmp_path):
     assert conformance.main(["e4m3-ovf"]) == 0
     assert seen == [1 << 12]
     assert "3 of 3 chunks equal" in capsys.readouterr().out
+
+
+def test_what_other_code_found_is_forgotten(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(conformance, "CHUNK", 1 << 12)
+    monkeypatch.setattr(conformance, "CHUNKS", 2)
+    monkeypatch.setattr(conformance, "STATE", tmp_path / "state.json")
+    old = {**conformance.versions(), "kernels": "of old"}
+    conformance.STATE.write_text(json.dumps({"versions": old, "done": {"e5m2-ovf": [0, 1, 2, 3]}}))
+    assert conformance.main(["e5m2-ovf"]) == 0
+    assert "2 of 2 chunks equal" in capsys.readouterr().out
+    assert json.loads(conformance.STATE.read_text())["versions"] == conformance.versions()

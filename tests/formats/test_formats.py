@@ -269,6 +269,14 @@ def test_spellings_of_others_are_refused_with_the_short_name(name, meant):
         parse_format(name)
 
 
+@pytest.mark.parametrize(("name", "short"), ML_DTYPES.items())
+def test_names_of_ml_dtypes_are_answered_with_ours(name, short):
+    if name == short:
+        return
+    with pytest.raises(FormatError, match=f"unknown format '{name}'; write {short}( |$)"):
+        parse_format(name)
+
+
 KINDS = (FixedPoint, DynamicFixedPoint, FloatingPoint)
 
 

@@ -87,9 +87,9 @@ def extremes_of_runs(
     run, _, at, inside = _place(count, size, length, blocks, stride, parts, GROUPS, WIDTH)
     bits = widen(tl.load(x + at, mask=inside, other=0), CARRIER)
     low, high = _extremes(bits, inside, KIND)
-    tl.atomic_max(extremes + run % entries, high, mask=run < count)
+    tl.atomic_max(extremes + run % entries, high, mask=run < count, sem="relaxed")
     if KIND == ZERO_POINT or KIND == FROM_LEAST:
-        tl.atomic_max(extremes + entries + run % entries, low, mask=run < count)
+        tl.atomic_max(extremes + entries + run % entries, low, mask=run < count, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["seed", "step", "stream", "offset"])

@@ -86,4 +86,4 @@ def largest(
         at = start + part * BLOCK + lane
         raw = tl.load(x + at, mask=at < count, other=0)
         most = tl.maximum(most, widen(raw, CARRIER) & 0x7FFFFFFF)
-    tl.atomic_max(top, tl.max(most, axis=0))
+    tl.atomic_max(top, tl.max(most, axis=0), sem="relaxed")
