@@ -54,6 +54,10 @@ class GuidelineWarning(UserWarning):
     """A plan that gives the classifier's error fewer bits than the guideline's least."""
 
 
+class DiagnosisError(LimprecError, ValueError):
+    """A diagnosis that cannot be made, or a file that holds none."""
+
+
 class CostError(LimprecError, ValueError):
     """A cost that cannot be computed: a missing entry or a shape that cannot be traced."""
 

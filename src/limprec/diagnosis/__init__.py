@@ -1,6 +1,18 @@
 """Where updates and gradients get lost."""
 
+from .findings import Finding, Row
 from .frozen import FrozenMeter, FrozenParameter
+from .report import Report
 from .updates import UpdateMeter
+from .watching import Diagnosis, diagnose
 
-__all__ = ["FrozenMeter", "FrozenParameter", "UpdateMeter"]
+__all__ = [
+    "Diagnosis",
+    "Finding",
+    "FrozenMeter",
+    "FrozenParameter",
+    "Report",
+    "Row",
+    "UpdateMeter",
+    "diagnose",
+]

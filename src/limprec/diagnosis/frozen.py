@@ -8,8 +8,9 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from ..formats import ScalarFormat
+from ..formats import Format, ScalarFormat
 from ..optim import UpdateEvent
 from ..optim.base import WriteBackOptimizer
 
@@ -54,6 +55,57 @@ class FrozenParameter:
         return reason if most else ""
 
 
+def names_of(optimizer: Optimizer, model: nn.Module | None) -> dict[Tensor, str]:
+    """Return the parameters of an optimizer with their names, numbers where there are none."""
+    names: dict[Tensor, str] = {}
+    for group in optimizer.param_groups:
+        given = group.get("param_names") or [None] * len(group["params"])
+        for p, name in zip(group["params"], given, strict=True):
+            names[p] = name or str(len(names))
+    if model is not None:
+        names |= {p: n for n, p in model.named_parameters() if p in names}
+    return names
+
+
+class StillElements:
+    """Notes of each element of one parameter, a byte each, whether it moved or what kept it."""
+
+    def __init__(self, p: Tensor) -> None:
+        self._seen = torch.zeros(p.shape, dtype=torch.uint8, device=p.device)
+
+    def note(self, event: UpdateEvent, fmt: Format) -> None:
+        """Note one write-back of a parameter that is stored in ``fmt``."""
+        before, after = event.before.float(), event.after.float()
+        self._mark(event.update != 0, _ASKED)
+        self._mark(before != after, _MOVED)
+        if event.carry_before is not None and event.carry_after is not None:
+            self._mark(event.carry_before.float() != event.carry_after.float(), _KEPT)
+        if isinstance(fmt, ScalarFormat):
+            high = (after >= fmt.max) & (event.update > 0)
+            low = (after <= fmt.min) & (event.update < 0)
+            self._mark(high | low, _AT_THE_END)
+
+    def note_moved(self, moved: Tensor) -> None:
+        """Note elements that are known to have moved, a mask of the parameter's shape."""
+        self._mark(moved, _MOVED)
+
+    def count(self, name: str) -> FrozenParameter:
+        """Return how many elements have not moved, by reason."""
+        seen = self._seen
+        moved = seen & _MOVED > 0
+        asked = seen & _ASKED > 0
+        at_the_end = ~moved & asked & (seen & _AT_THE_END > 0)
+        kept = ~moved & asked & ~at_the_end & (seen & _KEPT > 0)
+        rest = ~moved & asked & ~at_the_end & ~kept
+        moves, silent, ends, pends, small = (
+            int(mask.sum()) for mask in (moved, ~moved & ~asked, at_the_end, kept, rest)
+        )
+        return FrozenParameter(name, seen.numel(), moves, silent, ends, pends, small)
+
+    def _mark(self, where: Tensor, flag: int) -> None:
+        self._seen |= where.to(torch.uint8) * flag
+
+
 class FrozenMeter:
     """Watches an optimizer and tells which of its parameters have not moved, and why.
 
@@ -73,15 +125,8 @@ class FrozenMeter:
 
     def __init__(self, optimizer: WriteBackOptimizer, model: nn.Module | None = None) -> None:
         self._optimizer = optimizer
-        self._seen: dict[Tensor, Tensor] = {}
-        self._names: dict[Tensor, str] = {}
-        for group in optimizer.param_groups:
-            names = group.get("param_names") or [None] * len(group["params"])
-            for p, name in zip(group["params"], names, strict=True):
-                self._seen[p] = torch.zeros(p.shape, dtype=torch.uint8, device=p.device)
-                self._names[p] = name or str(len(self._names))
-        if model is not None:
-            self._names |= {p: n for n, p in model.named_parameters() if p in self._names}
+        self._names = names_of(optimizer, model)
+        self._seen = {p: StillElements(p) for p in self._names}
         self._stop: Callable[[], None] | None = optimizer.observe(self._watch)
 
     def __enter__(self) -> Self:
@@ -100,7 +145,7 @@ class FrozenMeter:
 
     def parameters(self) -> list[FrozenParameter]:
         """Return what was seen of each parameter, the stillest first."""
-        found = [self._of(p, seen) for p, seen in self._seen.items()]
+        found = [seen.count(self._names[p]) for p, seen in self._seen.items()]
         return sorted(found, key=lambda one: -one.share)
 
     def table(self) -> str:
@@ -116,27 +161,5 @@ class FrozenMeter:
         ]
         return "\n".join(lines)
 
-    def _of(self, p: Tensor, seen: Tensor) -> FrozenParameter:
-        moved = seen & _MOVED > 0
-        asked = seen & _ASKED > 0
-        at_the_end = ~moved & asked & (seen & _AT_THE_END > 0)
-        kept = ~moved & asked & ~at_the_end & (seen & _KEPT > 0)
-        rest = ~moved & asked & ~at_the_end & ~kept
-        moves, silent, ends, pends, small = (
-            int(mask.sum()) for mask in (moved, ~moved & ~asked, at_the_end, kept, rest)
-        )
-        return FrozenParameter(self._names[p], p.numel(), moves, silent, ends, pends, small)
-
     def _watch(self, p: Tensor, event: UpdateEvent) -> None:
-        seen = self._seen[p]
-        before, after = event.before.float(), event.after.float()
-        seen |= (event.update != 0).to(torch.uint8) * _ASKED
-        seen |= (before != after).to(torch.uint8) * _MOVED
-        if event.carry_before is not None and event.carry_after is not None:
-            kept = event.carry_before.float() != event.carry_after.float()
-            seen |= kept.to(torch.uint8) * _KEPT
-        fmt = self._optimizer.formats_of(p)["parameter"]
-        if isinstance(fmt, ScalarFormat):
-            high = (after >= fmt.max) & (event.update > 0)
-            low = (after <= fmt.min) & (event.update < 0)
-            seen |= (high | low).to(torch.uint8) * _AT_THE_END
+        self._seen[p].note(event, self._optimizer.formats_of(p)["parameter"])

@@ -12,6 +12,51 @@ from ..optim import UpdateEvent
 from ..optim.base import WriteBackOptimizer
 
 
+def count_lost(event: UpdateEvent) -> Tensor:
+    """Return int64 (lost, non-zero): updates that left no trace in what is stored, and all."""
+    moving = event.update != 0
+    same = event.after == event.before
+    if event.carry_before is not None and event.carry_after is not None:
+        same &= event.carry_after == event.carry_before
+    return torch.stack([(moving & same).sum(), moving.sum()])
+
+
+class UpdateTally:
+    """One parameter's updates in sampled steps: how many got lost, and how much of the movement.
+
+    Unlike ``UpdateMeter`` it looks at single steps, far apart: the movement of a step is that of
+    all that is stored, the parameter and what its write-back keeps beside it.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Tensor | None = None
+        self._ways: Tensor | None = None
+
+    def count(self, event: UpdateEvent) -> None:
+        """Count the updates of one step."""
+        found = count_lost(event)
+        self._counts = found if self._counts is None else self._counts + found
+
+    def move(self, update: Tensor, came: Tensor) -> None:
+        """Add what one step asked for, and how far what is stored came; both finite or ignored."""
+        u, d = update.double(), came.double()
+        usable = u.isfinite() & d.isfinite()
+        u, d = torch.where(usable, u, 0.0), torch.where(usable, d, 0.0)
+        found = torch.stack([(u * d).sum(), (u * u).sum()])
+        self._ways = found if self._ways is None else self._ways + found
+
+    def measures(self) -> dict[str, float]:
+        """Return the measures by name; one that has no meaning here is left out.
+
+        ``updates_lost`` is the share of the non-zero updates that left no trace; ``movement_lost``
+        is 1 - sum <u, d> / sum <u, u>, u the updates of a step and d how far what is stored came.
+        """
+        lost, nonzero = (0, 0) if self._counts is None else self._counts.tolist()
+        arrived, asked = (0.0, 0.0) if self._ways is None else self._ways.tolist()
+        found = {"updates_lost": lost / nonzero} if nonzero else {}
+        return found | ({"movement_lost": 1 - arrived / asked} if asked else {})
+
+
 class UpdateMeter:
     """Counts non-zero updates, and those after which nothing stored had changed.
 
@@ -88,12 +133,8 @@ class UpdateMeter:
             mine.copy_(saved)
 
     def _count(self, p: Tensor, event: UpdateEvent) -> None:
-        moving = event.update != 0
-        same = event.after == event.before
-        if event.carry_before is not None and event.carry_after is not None:
-            same &= event.carry_after == event.carry_before
         place = self._places[p]
-        self._counts[place] += torch.stack([(moving & same).sum(), moving.sum()])
+        self._counts[place] += count_lost(event)
         if self._movement:
             moved = event.after.double() - event.before.double()
             self._ways[place] += torch.stack([event.update.double(), moved])

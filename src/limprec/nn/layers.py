@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..formats import Precision, Rounding
-from ..kernels import Key, round_through
+from ..kernels import Key, round_through, round_to
 from ..kernels.carrier import is_identity
 from ..plan import LAYER_ROLES, LayerPlan
+from .watch import RoundingEvent, Watcher
 
 _STREAMS = {"activation": 0, "weight": 1, "error": 2, "gradient": 3, "bias": 4, "bias gradient": 5}
 _STREAMS_PER_LAYER = 8
@@ -40,6 +41,9 @@ class LayerState:
     plan: LayerPlan
     index: int
     random: RandomState
+    watcher: Watcher | None = None
+    """Called after each rounding, see ``watch``."""
+    rounds: bool = True
 
     def round_in(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
         """Return Qa(x), Qw(w), Qb(b), with Qg behind the two parameters."""
@@ -58,12 +62,45 @@ class LayerState:
     ) -> Tensor:
         ahead, ahead_key = self._precision(x, forward, forward)
         back, back_key = self._precision(x, backward, stream or backward)
-        return round_through(x, ahead, ahead_key, back, back_key)
+        rounded = round_through(x, ahead, ahead_key, back, back_key)
+        if self.watcher is None or not self.rounds:
+            return rounded
+        if rounded is x:
+            rounded = x.view_as(x)  # a hook on a parameter would outlive the pass
+        if forward is not None:
+            self._tell(self.watcher, forward, x.detach(), rounded.detach(), self.plan[forward])
+        if backward is not None and rounded.requires_grad:
+            self._tell_later(self.watcher, rounded, backward, stream or backward, back, back_key)
+        return rounded
+
+    def _tell(
+        self, watcher: Watcher, role: str, before: Tensor, after: Tensor, precision: Precision
+    ) -> None:
+        watcher(RoundingEvent(self.plan.name, role, before, after, precision))
+
+    def _tell_later(
+        self,
+        watcher: Watcher,
+        rounded: Tensor,
+        role: str,
+        name: str,
+        back: Precision | None,
+        key: Key | None,
+    ) -> None:
+        """Tell of the gradient's rounding too; the same key gives the same bits."""
+
+        def tell(grad: Tensor) -> None:
+            after = grad if back is None else round_to(grad, back, key)
+            self._tell(watcher, name, grad.detach(), after.detach(), self.plan[role])
+
+        rounded.register_hook(tell)  # type: ignore[no-untyped-call]
 
     def _precision(
         self, x: Tensor, role: str | None, stream: str | None
     ) -> tuple[Precision | None, Key | None]:
-        if role is None or stream is None or is_identity(self.plan[role].format, x.dtype):
+        if role is None or stream is None or not self.rounds:
+            return None, None
+        if is_identity(self.plan[role].format, x.dtype):
             return None, None
         precision = self.plan[role]
         if precision.rounding is not Rounding.STOCHASTIC:

@@ -1,0 +1,173 @@
+"""What a narrow accumulator would do to a layer's sums, judged on sampled dot products.
+
+The layers themselves add in float32; the accumulator named is simulated by ``lp.matmul``, bit for
+bit, on operands of the training (rounded ones, where the layer is converted). Three products:
+``forward`` (over the inputs), ``error`` (dL/dx, over the outputs; linear layers alone) and
+``gradient`` (dL/dw, over batch and positions). Per product, over ``DOTS`` times ``DOTS`` of them:
+
+- sum error: sqrt(sum((s - exact)^2) / sum(exact^2)), s the sums in the accumulator, exact in
+  float64;
+- terms lost: share of the non-zero terms, ``TERMS`` places along the sum, that leave the running
+  sum as it was: in its chunk, or with its chunk's sum in the total. Not told under Kahan summation,
+  where a term can live on in the compensation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels import matmul
+
+DOTS = 6
+"""Rows and columns of the sampled dot products."""
+TERMS = 12
+"""Places along a sum where terms are looked at."""
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """The accumulator to judge, in the words of ``lp.matmul``."""
+
+    format: str
+    chunk: int | None = None
+    kahan: bool = False
+
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the product of float32 matrices, each sum in this accumulator."""
+        return matmul(a, b, self.format, chunk=self.chunk, kahan=self.kahan)
+
+    def __str__(self) -> str:
+        """``e5m10``, ``e5m10 chunk=64``, ``e5m10 kahan``."""
+        chunk = f" chunk={self.chunk}" if self.chunk else ""
+        return f"{self.format}{chunk}{' kahan' if self.kahan else ''}"
+
+
+class SumTally:
+    """Sampled sums of one product of one layer."""
+
+    def __init__(self, accumulator: Accumulator) -> None:
+        self._accumulator = accumulator
+        self._noise = self._power = 0.0
+        self._lost: list[float] = []
+        self._terms = 0
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        """Add the dot products of (M, K) and (K, N) matrices; non-finite ones add nothing."""
+        a, b = a.float().cpu(), b.float().cpu()
+        if not (a.isfinite().all() and b.isfinite().all()) or not a.shape[1]:
+            return
+        exact = a.double() @ b.double()
+        got = self._accumulator.multiply(a, b).double()
+        self._noise += float((torch.nan_to_num(got) - exact).square().sum())
+        self._power += float(exact.square().sum())
+        self._terms = a.shape[1]
+        if not self._accumulator.kahan:
+            self._lost.append(_terms_lost(a, b, self._accumulator))
+
+    def measures(self) -> dict[str, float]:
+        """Return the measures by name; none where no sum was seen."""
+        if not self._power:
+            return {}
+        found = {"terms": float(self._terms), "sum_error": math.sqrt(self._noise / self._power)}
+        if self._lost:
+            found["terms_lost"] = sum(self._lost) / len(self._lost)
+        return found
+
+
+class LayerSums:
+    """The three products of a linear or convolution layer, from its operands as they come by."""
+
+    def __init__(self, layer: nn.Module, accumulator: Accumulator) -> None:
+        self._layer = layer
+        self.tallies = {name: SumTally(accumulator) for name in ("forward", "error", "gradient")}
+        self._x: Tensor | None = None
+        self._w: Tensor | None = None
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, w: Tensor) -> None:
+        """Take the operands of the forward product: one with x (input) and w (weight)."""
+        self._x, self._w = x.detach(), w.detach()
+        if isinstance(self._layer, nn.Conv2d):
+            a, b = self._conv_forward(self._layer, self._x[:1], self._w)
+        else:
+            a, b = _some(self._x.flatten(0, -2), 0), _some(self._w, 0).T
+        self.tallies["forward"].add(a, b)
+
+    @torch.no_grad()
+    def backward(self, error: Tensor) -> None:
+        """Take the error, the other operand of both products of the backward pass."""
+        x, w, self._x, self._w = self._x, self._w, None, None
+        if x is None or w is None:
+            return
+        if isinstance(self._layer, nn.Conv2d):
+            self.tallies["gradient"].add(*_conv_gradient(self._layer, x, error))
+            return
+        x, error = x.flatten(0, -2), error.flatten(0, -2)
+        self.tallies["error"].add(_some(error, 0), _some(w, 1))
+        self.tallies["gradient"].add(_some(error, 1).T, _some(x, 1))
+
+    def _conv_forward(self, layer: nn.Conv2d, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        inside, outside = w.shape[1], w.shape[0] // layer.groups
+        x = _padded(layer, x)[:, :inside].float()
+        size = (int(w.shape[2]), int(w.shape[3]))
+        patches = F.unfold(x, size, dilation=layer.dilation, stride=layer.stride)
+        return _some(patches[0].T, 0), _some(w[:outside].flatten(1), 0).T
+
+
+def _conv_gradient(layer: nn.Conv2d, x: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the errors of some outputs and the inputs of some taps, over batch and positions."""
+    inside = layer.in_channels // layer.groups
+    high, wide = layer.kernel_size
+    x = _padded(layer, x)
+    rows, columns = error.shape[2:]
+    taps = []
+    for index in _places(inside * high * wide, DOTS):
+        channel, tap = divmod(index, high * wide)
+        top, left = (t * d for t, d in zip(divmod(tap, wide), layer.dilation, strict=True))
+        window = x[:, channel, top :: layer.stride[0], left :: layer.stride[1]]
+        taps.append(window[:, :rows, :columns].flatten())
+    errors = error[:, : layer.out_channels // layer.groups].transpose(0, 1).flatten(1)
+    return _some(errors, 0), torch.stack(taps, 1)
+
+
+def _padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+
+
+def _terms_lost(a: Tensor, b: Tensor, accumulator: Accumulator) -> float:
+    """Return the share of terms that leave the running sum as it was; 0 where all are zero."""
+    length, chunk = a.shape[1], accumulator.chunk
+    plain = Accumulator(accumulator.format)
+    if chunk is not None and chunk < length:
+        starts = range(0, length, chunk)
+        parts = [plain.multiply(a[:, s : s + chunk], b[s : s + chunk]) for s in starts]
+        sums = torch.stack(parts, -1).flatten(0, 1)
+        later = _terms_lost(sums, torch.ones(len(parts), 1), plain)
+    else:
+        later, chunk = 0.0, length
+    lost = present = 0
+    for k in _places(length, TERMS):
+        start = k - k % chunk
+        before, after = (plain.multiply(a[:, start:end], b[start:end]) for end in (k, k + 1))
+        term = a[:, k, None] * b[k] != 0
+        present += int(term.sum())
+        lost += int((term & (before == after)).sum())
+    share = lost / present if present else 0.0
+    return 1 - (1 - share) * (1 - later)
+
+
+def _some(x: Tensor, axis: int) -> Tensor:
+    """Return up to ``DOTS`` evenly spaced slices along an axis."""
+    return x.index_select(axis, torch.tensor(_places(x.shape[axis], DOTS), device=x.device))
+
+
+def _places(length: int, most: int) -> list[int]:
+    """Return up to ``most`` evenly spaced indices below ``length``."""
+    count = min(length, most)
+    return [(2 * i + 1) * length // (2 * count) for i in range(count)]
