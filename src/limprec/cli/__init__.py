@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "compare": "limprec.cli.compare",
     "guideline": "limprec.cli.guideline",
     "cost": "limprec.cli.cost",
+    "diagnose": "limprec.cli.diagnose",
     "formats": "limprec.cli.formats",
 }
 """Command name -> module; the function of the command bears the command's name."""

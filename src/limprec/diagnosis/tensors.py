@@ -13,7 +13,8 @@ With x the tensor before and q after, over its finite elements:
 - bits used: the entropy of q's values, in bits, from at most ``SAMPLE`` elements and thus at most
   log2 ``SAMPLE``; the mean over the tensors seen.
 
-Tensors of more than ``MOST`` elements are looked at in every n-th element, at most ``MOST``.
+Of a tensor of more than ``MOST`` elements every n-th is looked at, at most ``MOST``, with n prime
+to the last axis, so that all its columns have a part. Infinities are looked for in every element.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from ..formats import FloatingPoint, Format, ScalarFormat
 
-MOST = 2**18
+MOST = 2**16
 """Most elements of one tensor that are looked at."""
 SAMPLE = 2**12
 """Most elements that the entropy is taken from."""
@@ -34,6 +35,7 @@ _SUMS = (
     "elements", "nonzero", "flushed", "mass", "flushed_mass", "kept_mass", "saturated", "signal",
     "noise", "infinite", "made_infinite", "subnormal",
 )  # fmt: skip
+_INFINITE = slice(_SUMS.index("infinite"), _SUMS.index("made_infinite") + 1)
 
 
 class TensorTally:
@@ -58,7 +60,8 @@ class TensorTally:
         """Add one tensor; empty ones add nothing."""
         if not before.numel():
             return
-        step = -(-before.numel() // MOST)
+        step = _stride(before)
+        whole = tuple(torch.stack(t.detach().aminmax()).float() for t in (before, after))
         x, q = (t.detach().reshape(-1)[::step].float() for t in (before, after))
         usable = x.isfinite() & q.isfinite()
         bad, made = ~x.isfinite(), x.isfinite() & ~q.isfinite()
@@ -70,8 +73,13 @@ class TensorTally:
             torch.ones_like(usable), nonzero, flushed, size, torch.where(flushed, size, 0.0),
             x.sign() * q, outside, x * x, (x - q).square(), bad, made, self._subnormal(q),
         )  # fmt: skip
-        sums = torch.stack([_total(part) for part in parts])
-        amax, entropy = size.amax().double(), _entropy(q)
+        sums = torch.stack([part.sum(dtype=torch.float64) for part in parts])
+        found = torch.stack([~end.isfinite().all() for end in whole]).double()
+        found[1] -= found[0]  # what was infinite before is not made so here
+        sums[_INFINITE] = torch.maximum(sums[_INFINITE], found)
+        largest = whole[0].abs().amax()
+        amax = torch.where(largest.isfinite(), largest, size.amax()).double()
+        entropy = _entropy(q)
         if self._sums is None or self._amax is None or self._entropy is None:
             self._sums, self._amax, self._entropy = sums, amax, entropy
         else:
@@ -118,8 +126,12 @@ class TensorTally:
         return (q != 0) & (q.abs() < self.format.smallest_normal)
 
 
-def _total(part: Tensor) -> Tensor:
-    return part.sum(dtype=torch.float64)
+def _stride(x: Tensor) -> int:
+    """Return how far apart the elements are that are looked at."""
+    step = -(-x.numel() // MOST)
+    while x.dim() and math.gcd(step, x.shape[-1]) > 1:
+        step += 1
+    return step
 
 
 def _entropy(q: Tensor) -> Tensor:

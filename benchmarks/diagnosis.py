@@ -1,0 +1,104 @@
+"""What a diagnosis costs: a step that is looked at, and one that is not, against one unwatched.
+
+python -m benchmarks.diagnosis [--every 50] [--rounds 7] [--shadow] [--accumulator e5m10]
+
+Steps unwatched, watched and looked at take turns in one run, so that what else the machine does
+hits them alike. The overhead at ``--every`` k is (looked at - unwatched) / k + (watched -
+unwatched) (k - 1) / k, over unwatched; of the fastest steps and of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import limprec as lp
+from limprec.diagnosis import diagnose
+from limprec.lab.models import GPT, LeNet5, ResNetCifar
+
+Case = tuple[nn.Module, torch.optim.Optimizer, Callable[[], Tensor]]
+
+
+def images(model: nn.Module, size: int, channels: int, batch: int, plan: bool) -> Case:
+    if plan:
+        lp.convert(model, lp.Plan.uniform("dfx8", classifier="auto"))
+    x, y = torch.randn(batch, channels, size, size), torch.arange(batch) % 10
+    optimizer = lp.optim.SGD(model.parameters(), 0.1, momentum=0.9, format="plan" if plan else None)
+    return model, optimizer, lambda: F.cross_entropy(model(x), y)
+
+
+def words() -> Case:
+    model = GPT(65, 64, 4, 128, 4).bfloat16()
+    t = torch.randint(0, 65, (16, 65))
+    optimizer = lp.optim.AdamW(model.parameters(), 1e-3)
+    return (
+        model,
+        optimizer,
+        lambda: F.cross_entropy(model(t[:, :-1]).float().flatten(0, 1), t[:, 1:].flatten()),
+    )
+
+
+def foreign() -> Case:
+    model, _, loss = words()
+    return model, torch.optim.AdamW(model.parameters(), 1e-3), loss
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "LeNet-5, dfx8, batch 128": lambda: images(LeNet5(1, 28, 10), 28, 1, 128, True),
+    "ResNet-20, dfx8, batch 32": lambda: images(ResNetCifar(20, 3, 10), 32, 3, 32, True),
+    "ResNet-20, fp32, batch 32": lambda: images(ResNetCifar(20, 3, 10), 32, 3, 32, False),
+    "GPT of 4 layers, bf16, 1024 tokens": words,
+    "the same, torch.optim.AdamW": foreign,
+}
+
+
+def measure(case: Case, rounds: int, every: int, options: dict[str, Any]) -> str:
+    model, optimizer, loss = case
+
+    def step() -> float:
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        return time.perf_counter() - start
+
+    step()
+    plain, watched, looked = [], [], []
+    for _ in range(rounds):
+        plain += [step(), step()]
+        with diagnose(model, optimizer, every=3, **options):
+            looked.append(step())
+            watched += [step(), step()]
+    parts = []
+    for name, of in (("fastest", min), ("median", statistics.median)):
+        p, w, s = of(plain), of(watched), of(looked)
+        share = ((s - p) / every + (w - p) * (every - 1) / every) / p
+        parts.append(
+            f"{name}: {1e3 * p:.1f} ms, watched {w / p:.2f}x, looked at {s / p:.2f}x,"
+            f" overhead {share:+.1%} (of looking alone {(s - p) / p / every:.1%})"
+        )
+    return "; ".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--every", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--shadow", action="store_true")
+    parser.add_argument("--accumulator")
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    options = {"shadow": given.shadow, "accumulator": given.accumulator}
+    for name, make in CASES.items():
+        print(f"{name}: {measure(make(), given.rounds, given.every, options)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
