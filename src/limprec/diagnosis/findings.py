@@ -16,6 +16,7 @@ from ..errors import LimprecError
 from ..formats import (
     DynamicFixedPoint,
     FixedPoint,
+    FloatingPoint,
     Format,
     ScaledFormat,
     parse_precision,
@@ -43,6 +44,9 @@ SUM_ERROR = math.sqrt(NOISE)
 """Error of a layer's sums; the same that ``accumulator_bits`` allows."""
 SKIPPED = 0.2
 """Share of the sampled steps that a gradient scaler skipped."""
+TOO_SMALL, SATURATED, PENDING = "too small", "saturated", "pending"
+NO_GRADIENT, NOTHING_ASKED = "no gradient", "nothing asked"
+"""Why elements of a parameter stand still."""
 _BACKWARD = ("error", "gradient", "bias gradient")
 
 
@@ -55,7 +59,7 @@ class Row:
         role: as in a plan, and ``update``, ``accumulator: PRODUCT``, ``loss scale``.
         format: short name of the format and rounding.
         how: the write-back, for updates.
-        reason: why elements stand still, for updates.
+        reason: why most of the elements that stand still do, for updates; ``TOO_SMALL`` and so on.
         measures: name -> finite number, defined in ``docs/diagnosis.md``.
     """
 
@@ -107,7 +111,7 @@ class Finding:
 def loss_of(row: Row) -> float | None:
     """Return the one share that says best how much a row loses; None where that is not known."""
     names = (
-        "movement_lost", "wrong_half_lost", "flushed_mass", "sum_error", "updates_lost",
+        "movement_lost", "wrong_half_lost", "mass_lost", "sum_error", "updates_lost",
         "flushed_against_fp32", "skipped",
     )  # fmt: skip
     return next((row.measures[name] for name in names if name in row.measures), None)
@@ -145,17 +149,23 @@ KINDS = (LOSS_SCALE, OVERFLOW, SOFTMAX, SCALE, UNDERFLOW, SWAMPED, FROZEN, LOST)
 def _frozen(row: Row, scaled: bool) -> Finding | None:
     if row.role != "update" or row["still"] < STILL:
         return None
-    says = f"{row.layer} does not move ({row.format}, {row.how}): {row.reason}"
-    change = {
-        "too small": _WRITE_BACK.get(row.how, _OTHERS),
-        "saturated": "a format with more range for this parameter",
-        "no gradient": "see whether it takes part in the loss, or freeze it on purpose with"
-        " requires_grad_(False)",
-    }.get(row.reason.partition(":")[0])
-    if row.reason.startswith("no gradient") and row["still"] < 1:  # e.g. words not seen yet
+    says, change = {
+        TOO_SMALL: (
+            "its updates are under half an ulp and get lost",
+            _WRITE_BACK.get(row.how, _OTHERS),
+        ),
+        SATURATED: (
+            "it stands at the end of its format's range and is pushed beyond",
+            "a format with more range for this parameter",
+        ),
+        NO_GRADIENT: (
+            "no gradient arrives",
+            "see whether it takes part in the loss, or freeze it with requires_grad_(False)",
+        ),
+    }.get(row.reason, ("", ""))  # updates that collect beside it are no loss
+    if not says or (row.reason == NO_GRADIENT and row["still"] < 1):  # e.g. words not seen yet
         return None
-    if change is None:  # updates collect beside it: that is no loss
-        return None
+    says = f"{row.layer} does not move: {says} ({row.format}, {row.how})."
     return Finding(FROZEN, 1, row.layer, row.role, row["still"], says, change)
 
 
@@ -194,20 +204,21 @@ def _starved(row: Row, scaled: bool) -> Finding | None:
         f" ({classes} classes in {row.format}); the errors no longer sum to 0, {balance:.0%} of"
         " their mass is out of balance."
     )
-    change = f"error={_wide_enough(row.format, classes)!r} at the classifier, or 'auto' in the plan"
+    change = f"error={_wide_enough(row.format, classes)} at the classifier, or 'auto' in the plan"
     return Finding(SOFTMAX, 2, row.layer, row.role, min(share, 1.0), says, change)
 
 
 def _wide_enough(text: str, classes: int) -> str:
-    """Return the precision that the guideline advises in place of a narrower one."""
+    """Return in words the precision that the guideline advises in place of a narrower one."""
     precision = parse_precision(text)
     try:
         wider: Format = widen(precision.format, classes)
     except LimprecError:
         wider = DynamicFixedPoint(guideline(classes).advised)
-    if wider == precision.format:  # wide enough at the start: classes are skewed or scales spread
-        return f"{wider}:stochastic"
-    return str(replace(precision, format=wider))
+    if wider == precision.format:  # wide enough for 1 / C: a mean over a batch, or skewed classes
+        more = " (or a larger loss scale)" if isinstance(wider, FloatingPoint) else ""
+        return f"'{wider}:stochastic'{more}"
+    return f"'{replace(precision, format=wider)}'"
 
 
 def _swamped(row: Row, scaled: bool) -> Finding | None:
@@ -236,23 +247,25 @@ def _swamped(row: Row, scaled: bool) -> Finding | None:
 
 def _overflow(row: Row, scaled: bool) -> Finding | None:
     share = max(row["saturated"], row["made_infinite"])
-    if not (row["made_infinite"] or share >= BEYOND):
+    cut = row["mass_lost"] - row["flushed_mass"] if row["saturated"] else 0.0
+    if not (row["made_infinite"] or share >= BEYOND or cut >= MASS):
         return None
     infinite, at = row["made_infinite"] > 0, (row.layer, row.role)
+    severity = 1.0 if infinite else min(max(share, cut), 1.0)
     says = (
         f"{row.layer}: {_some(share)} of the {row.role} lies beyond the range of {row.format}"
         f" and {'becomes infinite or NaN' if infinite else 'is cut off'}."
     )
     if scaled and row.role in _BACKWARD:
         change = "a smaller loss scale"
-        return None if infinite else Finding(LOSS_SCALE, None, *at, share, says, change)
+        return None if infinite else Finding(LOSS_SCALE, None, *at, severity, says, change)
     change = (
         "a format with more exponent bits, one with a scale of its own (dfx8), or a smaller loss"
         " scale"
         if row.role in _BACKWARD
         else "a format with more range, or one with a scale of its own (dfx8)"
     )
-    return Finding(OVERFLOW, None, *at, 1.0 if infinite else share, says, change)
+    return Finding(OVERFLOW, None, *at, severity, says, change)
 
 
 def _dead(row: Row, scaled: bool) -> Finding | None:
@@ -261,7 +274,7 @@ def _dead(row: Row, scaled: bool) -> Finding | None:
     fmt = _format(row)
     if not isinstance(fmt, ScaledFormat | FixedPoint):
         return None
-    if isinstance(fmt, ScaledFormat) and row.measures and row["zeros"] == 1:
+    if isinstance(fmt, ScaledFormat) and row["zeros"] == 1 and not row["infinite"]:
         says = f"{row.layer}: the {row.role} is 0 everywhere: its scale has nothing to follow."
         return Finding(SCALE, None, row.layer, row.role, 1.0, says,
                        "see what stops it (dead ReLUs, an error that is lost above)")  # fmt: skip
@@ -281,7 +294,7 @@ def _dead(row: Row, scaled: bool) -> Finding | None:
 def _underflow(row: Row, scaled: bool) -> Finding | None:
     if row.role not in _BACKWARD:
         return None
-    share = row["mass_lost"]
+    share = min(row["mass_lost"], row["flushed_mass"])  # what was cut off is no underflow
     if share >= MASS:
         says = f"{row.layer}: {share:.0%} of the {row.role}'s mass is rounded to 0 ({row.format})."
     elif row["flushed_against_fp32"] >= MASS:

@@ -14,22 +14,9 @@ from ..kernels.steps import computing_dtype, exact
 from ..optim import UpdateEvent
 from ..optim.base import WriteBackOptimizer
 from ..optim.shards import shard_of
-from .findings import Row
+from .findings import NO_GRADIENT, NOTHING_ASKED, PENDING, SATURATED, TOO_SMALL, Row
 from .frozen import FrozenParameter, StillElements, names_of
 from .updates import UpdateTally
-
-_REASONS = {
-    "too small": "too_small",
-    "saturated": "saturated",
-    "no gradient": "no_gradient",
-    "pending": "pending",
-}
-_WORDS = {
-    "too small": "too small: its updates are under half an ulp and get lost.",
-    "saturated": "saturated: it stands at the end of its format's range and is pushed beyond.",
-    "no gradient": "no gradient: no update asks for anything.",
-    "pending": "pending: its updates collect beside it.",
-}
 
 
 class ParameterWatch:
@@ -154,13 +141,14 @@ class ParameterWatch:
 
 def _reason(still: FrozenParameter, reached: bool) -> str:
     """Return the most frequent reason why elements stand still; empty where all moved."""
-    counts = {words: getattr(still, name) for words, name in _REASONS.items()}
+    counts = {
+        TOO_SMALL: still.too_small,
+        SATURATED: still.saturated,
+        PENDING: still.pending,
+        NOTHING_ASKED if reached else NO_GRADIENT: still.no_gradient,
+    }
     reason, most = max(counts.items(), key=lambda item: item[1])
-    if not most:
-        return ""
-    if reason == "no gradient" and reached:
-        return "asked for nothing: its gradient or the learning rate was 0."
-    return _WORDS[reason]
+    return reason if most else ""
 
 
 def _dtype_name(p: Tensor) -> str:

@@ -46,7 +46,8 @@ COLUMNS = (
     Column("role", lambda row: row.role),
     Column("format", lambda row: row.format),
     Column("lost", lambda row: "" if (lost := loss_of(row)) is None else percent(lost)),
-    Column("lost (count)", _share("updates_lost", "flushed_count", "terms_lost", "skipped")),
+    Column("to 0", _share("flushed_mass")),
+    Column("count", _share("updates_lost", "flushed_count", "terms_lost", "skipped")),
     Column("beyond", _share("saturated", "made_infinite", "infinite")),
     Column("subnormal", lambda row: percent(s) if (s := row["subnormal"]) > 0.0005 else ""),
     Column("still", _share("still")),
@@ -83,12 +84,12 @@ class Report:
     def __post_init__(self) -> None:
         """Find the faults and put the rows in order."""
         findings = find_faults(self.rows, self.sampled)
-        severity = {(f.layer, f.role): f.severity for f in reversed(findings)}
+        places = {(f.layer, f.role): place for place, f in enumerate(findings)}
 
-        def worst(row: Row) -> tuple[float, float]:
-            return -severity.get((row.layer, row.role), 0.0), -(loss_of(row) or 0.0)
+        def rank(row: Row) -> tuple[int, float]:
+            return places.get((row.layer, row.role), len(places)), -(loss_of(row) or 0.0)
 
-        object.__setattr__(self, "rows", tuple(sorted(self.rows, key=worst)))
+        object.__setattr__(self, "rows", tuple(sorted(self.rows, key=rank)))
         object.__setattr__(self, "findings", findings)
 
     def table(self, limit: int | None = _ROWS) -> str:
@@ -138,7 +139,7 @@ class Report:
 
     def cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return the header and the rows as text, without columns and rows that say nothing."""
-        kept = [row for row in self.rows if any(c.cell(row) for c in COLUMNS[3:9])]
+        kept = [row for row in self.rows if any(c.cell(row) for c in COLUMNS[3:10])]
         table = [tuple(column.cell(row) for column in COLUMNS) for row in kept]
         shown = [i for i in range(len(COLUMNS)) if i < 4 or any(row[i] for row in table)]
         header = tuple(COLUMNS[i].title for i in shown)
