@@ -19,8 +19,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import limprec as lp
-from benchmarks.rounding import Work, cpu_name, timed
 from limprec.kernels import native
+
+from .report import cpu_name
+from .rounding import Work, timed
 
 ELEMENTS = 2**24
 SMALL = 200

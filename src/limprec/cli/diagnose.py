@@ -107,7 +107,7 @@ def diagnose(
         from ..lab.diagnosing import diagnose_run
         from ..lab.progress import progress_bars
 
-        name = precision_plan.name if precision_plan else plan
+        name = precision_plan.name if precision_plan else "fp32"
         title = f"{model} on {data}, {name}, {writeback}"
         folder = run_folder(out, "diagnose", model, data, name, writeback)
         with progress_bars() as bars:

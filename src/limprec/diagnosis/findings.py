@@ -212,7 +212,7 @@ def _wide_enough(text: str, classes: int) -> str:
     """Return in words the precision that the guideline advises in place of a narrower one."""
     precision = parse_precision(text)
     try:
-        wider: Format = widen(precision.format, classes)
+        wider: Format = widen(precision, classes).format
     except LimprecError:
         wider = DynamicFixedPoint(guideline(classes).advised)
     if wider == precision.format:  # wide enough for 1 / C: a mean over a batch, or skewed classes
