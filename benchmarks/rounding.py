@@ -21,8 +21,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from limprec.formats import Rounding, parse_precision
-from limprec.kernels import Backend, Key, native, quantize, quantize_, round_to
+from limprec.errors import FormatError
+from limprec.formats import Precision, Rounding, parse_precision
+from limprec.kernels import (
+    Backend,
+    Key,
+    check_carrier,
+    native,
+    quantize,
+    quantize_,
+    round_to,
+    storage_format,
+)
 from limprec.kernels.native import Simd
 
 from .peers import Peer, peers
@@ -30,15 +40,18 @@ from .report import cpu_name, save, today
 
 Work = Callable[[], object]
 
-ELEMENTS = 2**24
+SIDE = 2**12
+ELEMENTS = SIDE**2
 SMALL = 1000
-GOALS = {"nearest": 1.2, "stochastic": 1.5, "dynamic": 2.0}
-"""In copies of the same bytes; ``dynamic`` is dfx8 to nearest, its search for amax included."""
+GOALS = {"nearest": 1.2, "stochastic": 1.5, "stochastic16": 1.5}
+SCALED_GOAL = 2.0
+"""In copies of the same bytes; for formats with scales to nearest, the search for amax included."""
 PEER_GOALS = {"nearest": 20, "stochastic": 80}
 """How many times our time in place QPyTorch should take."""
 CALL_GOAL = 2.5
 """Microseconds that a call on 1,000 elements may take over an operator that does nothing."""
-NAMES = ("e5m2", "e4m3", "fp16", "bf16", "fx8.4", "dfx8")
+SCALAR = ("e5m2", "e4m3", "fp16", "bf16", "fx8.4")
+SCALED = ("dfx8", "dfx8c0", "dfx8b32", "mxfp8_e4m3", "mxint8", "nvfp4", "int8")
 KEY = Key(1, stream=2, step=3)
 
 EMPTY = """
@@ -94,29 +107,35 @@ HEAD = [
 ]
 
 
+def carries(dtype: torch.dtype, precision: Precision) -> bool:
+    """Whether a dtype holds every value of a format, and is not the format itself."""
+    try:
+        check_carrier(precision.format, dtype, "benchmark")
+    except FormatError:
+        return False
+    return precision.format != storage_format(dtype, "benchmark")
+
+
 def large(rounds: int, dtype: torch.dtype, levels: list[Simd]) -> list[str]:
-    """Time in-place rounding of 2^24 elements."""
-    given = torch.randn(ELEMENTS, dtype=torch.float32).to(dtype)
+    """Time in-place rounding of 2^24 elements, a square matrix."""
+    given = torch.randn(SIDE, SIDE).to(dtype)
     x, y = given.clone(), given.clone()
     cases: dict[str, Work] = {"copy": lambda: y.copy_(x), "neg_, PyTorch's own": lambda: x.neg_()}
     goals = {}
-    for name in NAMES:
-        if dtype == torch.bfloat16 and name in ("fp16", "bf16"):
-            continue
-        for rounding in ("nearest", "stochastic"):
+    for name in SCALAR + SCALED:
+        for rounding in GOALS:
             precision = parse_precision(f"{name}:{rounding}")
+            if not carries(dtype, precision):
+                continue
             for simd in levels:
                 case = f"{precision.format}, {rounding}"
                 case += f", {simd.name}" if len(levels) > 1 else ""
-
-                def work(precision=precision, simd=simd) -> Tensor:  # type: ignore[no-untyped-def]
-                    return native.round_to(x, precision, KEY, out=x, simd=simd)
-
-                cases[case] = work
+                cases[case] = partial(native.round_to, x, precision, KEY, out=x, simd=simd)
                 if simd in (Simd.AUTO, native.best_simd()) and dtype == torch.float32:
-                    scaled = name.startswith("dfx")
-                    if not scaled or rounding == "nearest":
-                        goals[case] = GOALS["dynamic" if scaled else rounding]
+                    if name in SCALAR:
+                        goals[case] = GOALS[rounding]
+                    elif rounding == "nearest":
+                        goals[case] = SCALED_GOAL
     times = timed(cases, rounds, lambda: x.copy_(given))
     short = str(dtype).removeprefix("torch.")
     return ["", f"## 2^24 {short} in place", "", *HEAD, *rows(times, "copy", goals)]
@@ -175,12 +194,15 @@ def calls(rounds: int) -> list[str]:
         ),
         "native.round_to, e5m2 into out": lambda: native.round_to(x, nearest, None, out=y),
         "native.round_to, e5m2, new": lambda: native.round_to(x, nearest, None),
-        "lp.quantize_, e5m2": lambda: quantize_(x, nearest),
+        "lp.quantize_, e5m2 in place": lambda: quantize_(x, "e5m2"),
+        "lp.quantize_, e5m2:stochastic in place": lambda: quantize_(x, "e5m2:stochastic", seed=1),
+        "round_to, e5m2 in place": lambda: round_to(x, nearest, None, out=x),
+        "round_to, e5m2, new": lambda: round_to(x, nearest, None),
     }
     best = dict.fromkeys(cases, float("inf"))
-    for _ in range(rounds):
+    for _ in range(10 * rounds):
         for name, work in cases.items():
-            best[name] = min(best[name], timeit.timeit(work, number=1000) * 1e3)
+            best[name] = min(best[name], timeit.timeit(work, number=100) * 1e4)
     lines = ["", f"## Calls on {SMALL:,} elements", ""]
     lines += ["| call | us, fastest | us over nothing | goal |", "|---|---|---|---|"]
     for name, taken in best.items():
@@ -188,7 +210,7 @@ def calls(rounds: int) -> list[str]:
         if empty:
             base = best["an operator that does nothing"]
             over = f"{taken - base:.2f}"
-            if name.startswith("native") and "in place" in name:
+            if "in place" in name:
                 if "stochastic" in name:
                     base = best["the same with the arguments of a key"]
                 met = "met" if taken - base <= CALL_GOAL else "missed"

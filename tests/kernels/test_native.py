@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_checks import DTYPES, KEY, LEVELS, assert_same, built, expected, fits, layouts, spread
 from torch import Tensor
 
 import limprec as lp
-from limprec.errors import FormatError, KernelError
+from limprec.errors import KernelError
 from limprec.formats import (
     DynamicFixedPoint,
     FixedPoint,
@@ -23,14 +24,10 @@ from limprec.formats import (
     parse_format,
     parse_precision,
 )
-from limprec.kernels import Backend, Key, check_carrier, native, reference
+from limprec.kernels import Backend, Key, native, reference
 from limprec.kernels.native import Simd, SlowBackendWarning
 from limprec.kernels.native.spec import pack
 
-built = pytest.mark.skipif(native.missing() is not None, reason=f"{native.missing()}")
-
-LEVELS = [Simd(level) for level in range(1, native.best_simd() + 1)]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SCALAR = [
     *("fp16", "bf16", "tf32", "fp32", "fp32-sat", "e5m2", "e4m3", "e4m3ieee", "e4m3fnuz"),
     *("e5m2fnuz", "e4m3b11fnuz", "e3m2", "e2m3", "e2m1", "e5m2-ovf", "e4m3-ovf", "e2m1-ovf"),
@@ -43,30 +40,6 @@ SCALAR = [
 DYNAMIC = ["dfx2", "dfx8", "dfx16", "dfx24", "dfx25", "dfx40"]
 EXHAUSTIVE = ["e5m2", "e4m3", "e4m3fnuz", "e5m2-nosub", "fx8.4"]
 """Formats that are given every value of a 16-bit carrier."""
-KEY = Key(2**64 - 12345, stream=7, step=9, offset=2**35 - 1001)
-
-
-def integers(x: Tensor) -> Tensor:
-    return x.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
-
-
-def assert_same(got: Tensor, expected: Tensor, x: Tensor, what: object = "") -> None:
-    """Same bits; any NaN equals any other."""
-    assert got.shape == expected.shape
-    assert got.dtype == expected.dtype
-    wrong = (integers(got) != integers(expected)) & ~(got.isnan() & expected.isnan())
-    if wrong.any():
-        i = int(wrong.flatten().nonzero()[0])
-        a, b, c = (t.flatten()[i].item() for t in (x, got, expected))
-        pytest.fail(f"{what}: {a!r} gave {b!r}, not {c!r}, at {i}; {int(wrong.sum())} wrong")
-
-
-def fits(fmt: Format, dtype: torch.dtype) -> bool:
-    try:
-        check_carrier(fmt, dtype, "test")
-    except FormatError:
-        return False
-    return True
 
 
 def patterns(dtype: torch.dtype, count: int) -> Tensor:
@@ -94,18 +67,6 @@ def edges(fmt: Format, dtype: torch.dtype) -> Tensor:
     up, down = torch.tensor(torch.inf, dtype=dtype), torch.tensor(-torch.inf, dtype=dtype)
     x = torch.cat([x, torch.nextafter(x, up), torch.nextafter(x, down)])
     return torch.cat([x, -x])
-
-
-def spread(dtype: torch.dtype, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(2)
-    x = torch.randn(count, generator=generator, dtype=torch.float64)
-    return (x * torch.exp2(torch.randint(-20, 20, (count,), generator=generator))).to(dtype)
-
-
-def expected(x: Tensor, precision: Precision, key: Key | None = KEY) -> Tensor:
-    """What the reference makes of a tensor."""
-    bits = precision.random_bits
-    return reference.quantize(x, precision.format, precision.rounding, key, random_bits=bits)
 
 
 @built
@@ -286,24 +247,6 @@ def test_threads_change_nothing(name: str, offset: int) -> None:
         torch.set_num_threads(count)
         assert_same(native.round_to(x, precision, key), want, x, count)
         assert_same(native.round_to(grid, precision, key), want_grid, grid, count)
-
-
-def layouts(dtype: torch.dtype) -> dict[str, Tensor]:
-    x = spread(dtype, 6 * 7 * 24 * 12).view(6, 7, 24, 12)
-    long = spread(dtype, 4 * 5 * 700).view(4, 5, 700)
-    return {
-        "contiguous": x,
-        "channels last": x.to(memory_format=torch.channels_last),
-        "transposed": x.transpose(1, 3),
-        "reversed": x.permute(3, 2, 1, 0),
-        "every other": x[:, ::2, 3:, ::3],
-        "one column": x[..., 5],
-        "expanded": x[:, :1].expand(6, 7, 24, 12),
-        "windows": x.view(-1).unfold(0, 5, 2)[:301],
-        "scalar": x[0, 0, 0, 0],
-        "long runs": long.transpose(1, 2).contiguous().transpose(1, 2),
-        "empty": x[:, :0],
-    }
 
 
 @built
