@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .accumulation import AccumulatorBits, accumulator_bits
     from .bounds import Guideline, guideline
     from .costs import Cost, cost
+    from .diagnosis import Diagnosis, diagnose
     from .errors import LimprecError
     from .formats import (
         NVFP4,
@@ -53,6 +54,7 @@ _HOME = {
     "parse_format": "formats",
     "parse_precision": "formats",
     **dict.fromkeys(("Cost", "cost"), "costs"),
+    **dict.fromkeys(("Diagnosis", "diagnose"), "diagnosis"),
     "AccumulatorBits": "accumulation",
     "accumulator_bits": "accumulation",
     "Backend": "kernels",
@@ -74,6 +76,7 @@ __all__ = [
     "Backend",
     "Cost",
     "DelayedScale",
+    "Diagnosis",
     "DynamicFixedPoint",
     "FixedPoint",
     "FloatingPoint",
@@ -92,6 +95,7 @@ __all__ = [
     "convert",
     "cost",
     "costs",
+    "diagnose",
     "diagnosis",
     "guideline",
     "matmul",
