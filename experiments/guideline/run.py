@@ -51,7 +51,7 @@ class Run:
     loss_scale: int = 0
     """Its exponent."""
     logits: str = "fp32"
-    """Format of the logits, to nearest."""
+    """Format of the logits, to nearest; ``clipped`` lets no gradient through where they clip."""
     centred: int = 0
     """1 if each sample's rounded errors are made to sum to 0 again."""
 
@@ -62,8 +62,8 @@ def runs() -> Iterator[Run]:
     yield from _blocks(OTHERS[0])
     yield from _centred(OTHERS[0])
     yield from (Run(*OTHERS[1], 0, name) for name in BLOCKS if name not in BLOCKS[2::3])
-    yield from _widths(LARGE, 0, (13, 14, 12, 15), (4, 6))
     yield from _others(OTHERS[0])
+    yield from _widths(LARGE, 0, (13, 14, 12, 15), (4, 6))
     yield from _others(OTHERS[1])
     yield from _widths(LARGE, 0, (10, 8, 16, 4, 6, 11, 2), (8, 2, 5, 12, 16))
     yield from _blocks(OTHERS[1])
@@ -97,8 +97,10 @@ def _centred(task: tuple[str, int]) -> Iterator[Run]:
 def _others(task: tuple[str, int]) -> Iterator[Run]:
     yield from (Run(*task, 0, "e4m3", scale) for scale in SCALES)
     for bits in range(3, 7):
-        yield Run(*task, 0, logits=f"fx{bits}.{bits - 4}")
-        yield Run(*task, 0, logits=f"fx{bits}.{bits - 5}")
+        yield Run(*task, 0, logits=f"dfx{bits}")
+        yield Run(*task, 0, logits=f"fx{bits}.{bits - 4} clipped")
+    for name in ("fx5.1", "fx6.1 clipped", "fx7.1 clipped"):
+        yield Run(*task, 0, logits=name)
 
 
 def train(run: Run, task: Task) -> Outcome:
@@ -117,7 +119,8 @@ def train(run: Run, task: Task) -> Outcome:
         x, y = task.batch(random)
         z = network(x)
         if run.logits != "fp32":
-            z = lp.quantize(z, run.logits, gradient="straight_through")
+            name, _, gradient = run.logits.partition(" ")
+            z = lp.quantize(z, name, gradient=gradient or "straight_through")
         if run.centred:
             z.register_hook(partial(_centre, run, step))
         optimizer.zero_grad()

@@ -19,8 +19,9 @@ Skewed classes are told apart by the biases alone over ln(q_max/q_min).
 
 Codes +-(2^(n-1) - 1) h span that gap g if n >= 1 + log2(1 + g/(2h)). Logits in floating point lie
 within g/2 of 0 and have the step 2^(floor(log2(g/2)) - m) there; so have the largest of an MX
-block. This holds for the scale that just spans the gap: logits that grow beyond it take one more
-bit for every doubling, or clip.
+block. This holds for the scale that just spans the gap. Logits that grow beyond it make a dynamic
+scale coarser, or clip; then no gradient may pass where they do, or they grow without end. A fixed
+scale wants one bit more, for logits that are not centred.
 """
 
 from __future__ import annotations
