@@ -96,6 +96,7 @@ def _centred(task: tuple[str, int]) -> Iterator[Run]:
 
 def _others(task: tuple[str, int]) -> Iterator[Run]:
     yield from (Run(*task, 0, "e4m3", scale) for scale in SCALES)
+    yield from (Run(*task, 0, "e4m3:stochastic", scale) for scale in SCALES)
     for bits in range(3, 7):
         yield Run(*task, 0, logits=f"dfx{bits}")
         yield Run(*task, 0, logits=f"fx{bits}.{bits - 4} clipped")
