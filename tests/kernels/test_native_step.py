@@ -1,5 +1,6 @@
 """The native steps against the reference: the same bits for every rule, memory and write-back."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -128,13 +129,12 @@ def make(spec: StepSpec, p: Tensor, grad: Tensor, key: StepKey) -> Slots:
 
 
 def clone(slots: Slots) -> Slots:
-    def copy(x: Tensor | None) -> Tensor | None:
+    def fresh(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.clone()
 
     p, grad, carry, kept, scales = slots
-    return Slots(
-        p.clone(), grad, copy(carry), tuple(t.clone() for t in kept), (*map(copy, scales),)
-    )
+    own_states = tuple(state.clone() for state in kept)
+    return Slots(p.clone(), grad, fresh(carry), own_states, tuple(map(fresh, scales)))
 
 
 def written(slots: Slots) -> list[tuple[str, Tensor]]:
@@ -311,6 +311,53 @@ def test_many_parameters_on_any_number_of_threads(rule: Rule, threads: int) -> N
         torch.set_num_threads(before)
     for a, b, c in zip(got, expected, slots, strict=True):
         assert_same(a, b, c, threads)
+
+
+def prepare(spec: StepSpec, slots: list[Slots], keys: list[StepKey]) -> steps.Prepared:
+    return steps.Prepared(spec, slots, [k.stream for k in keys], [k.offset for k in keys])
+
+
+@built
+def test_prepared_steps_are_the_same() -> None:
+    """Gradients may change their dtype on the way, and memory its place."""
+    spec = usual(WriteBack.KAHAN)
+    slots, keys = many(spec, [50, 3000, 7])
+    expected, got = [*map(clone, slots)], [*map(clone, slots)]
+    prepared = prepare(spec, got, keys)
+    for dtype in (torch.bfloat16, torch.float32, torch.bfloat16):
+        grads = [slot.grad.to(dtype) for slot in slots]
+        for one, key, grad in zip(expected, keys, grads, strict=True):
+            steps.step(spec, [one._replace(grad=grad)], numbers(Rule.SGD), [key])
+        got[0].p.data = got[0].p.clone()
+        prepared.run(grads, numbers(Rule.SGD), keys[0].seed, keys[0].step)
+    for a, b, c in zip(got, expected, slots, strict=True):
+        assert_same(a, b, c, "prepared")
+
+
+@built
+def test_a_copy_of_what_is_prepared_steps_its_own_tensors() -> None:
+    spec = usual(WriteBack.KAHAN)
+    slots, keys = many(spec, [50])
+    prepared, grads = prepare(spec, slots, keys), [slots[0].grad]
+    prepared.run(grads, numbers(Rule.SGD), 0, 1)
+    before = clone(slots[0])
+    copied, own = copy.deepcopy((prepared, slots))
+    copied.run(grads, numbers(Rule.SGD), 0, 2)
+    assert_same(slots[0], before, before, "the original")
+    prepared.run(grads, numbers(Rule.SGD), 0, 2)
+    assert_same(own[0], slots[0], before, "the copy")
+
+
+@built
+def test_what_is_prepared_is_let_go() -> None:
+    spec = usual(WriteBack.KAHAN)
+    slots, keys = many(spec, [50])
+    prepared = prepare(spec, slots, keys)
+    prepared.run([slots[0].grad], numbers(Rule.SGD), 0, 1)
+    (lineup,) = prepared._lineups.values()
+    del prepared
+    with pytest.raises(KernelError, match="a lineup that was let go"):
+        steps._call("step_lineup", lineup, [slots[0].grad], numbers(Rule.SGD), 0, 1)
 
 
 @built

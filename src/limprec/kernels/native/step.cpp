@@ -9,6 +9,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "simd.h"
@@ -140,45 +144,46 @@ bool lie_alike(const Tensor& a, const Tensor& b) {
 // `put_back` writes back.
 class Flat {
  public:
-  Flat(const StepPlan& plan, std::vector<Tensor>& tensors, size_t first, bool any_order) {
-    const Tensor& p = tensors[first];
-    slot.n = p.numel();
+  // kept: the tensors that are written, in the order of `each`.
+  Flat(const StepPlan& plan, const Tensor& grad, const Tensor* kept, bool any_order) {
+    slot.n = kept[0].numel();
     bool plain = true;
-    each(plan, [&](size_t i, Memory memory, bool is_scale) {
-      const Tensor& x = tensors[first + i];
+    const auto check = [&](const Tensor& x, int32_t wanted, int64_t count) {
       int32_t dtype;
       STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(x.get(), &dtype));
-      const int32_t wanted = is_scale ? aoti_torch_dtype_uint8() : dtype_of(memory);
-      const int64_t count = is_scale ? (slot.n + BLOCK - 1) / BLOCK : slot.n;
       STD_TORCH_CHECK(dtype == wanted && x.numel() == count,
                       "limprec: a tensor of another dtype or size than the spec says");
       plain = plain && x.is_contiguous();
+    };
+    check(grad, dtype_of(plan.grad), slot.n);
+    each(plan, [&](size_t i, Memory memory, void*&) { check(kept[i], dtype_of(memory), slot.n); });
+    each_scale(plan, [&](size_t i, uint8_t*&) {
+      check(kept[i], aoti_torch_dtype_uint8(), (slot.n + BLOCK - 1) / BLOCK);
     });
     if (!plain && any_order) {
-      plain = true;
-      each(plan, [&](size_t i, Memory, bool) { plain = plain && lie_alike(p, tensors[first + i]); });
+      plain = lie_alike(kept[0], grad);
+      each(plan, [&](size_t i, Memory, void*&) { plain = plain && lie_alike(kept[0], kept[i]); });
     }
-    each(plan, [&](size_t i, Memory, bool) {
-      Tensor& x = tensors[first + i];
-      const bool own = plain || x.is_contiguous();
-      Tensor flat = own ? x : torch::stable::new_empty(x, x.sizes());
-      if (!own) {
-        torch::stable::copy_(flat, x);
-        if (i != 1) copied_.emplace_back(x, flat);
-        else gradient_.push_back(flat);
-      }
-      place(plan, i, i == 1 ? const_cast<void*>(flat.const_data_ptr()) : flat.mutable_data_ptr());
+    slot.grad = plain || grad.is_contiguous() ? grad.const_data_ptr() : copy(grad).const_data_ptr();
+    const auto memory_of = [&](const Tensor& x) {
+      if (plain || x.is_contiguous()) return x.mutable_data_ptr();
+      written_.emplace_back(x, copy(x));
+      return written_.back().second.mutable_data_ptr();
+    };
+    each(plan, [&](size_t i, Memory, void*& place) { place = memory_of(kept[i]); });
+    each_scale(plan, [&](size_t i, uint8_t*& place) {
+      place = static_cast<uint8_t*>(memory_of(kept[i]));
     });
   }
 
   void put_back() {
-    for (auto& [own, flat] : copied_) torch::stable::copy_(own, flat);
+    for (auto& [own, flat] : written_) torch::stable::copy_(own, flat);
   }
 
-  // How many tensors a parameter has: itself, its gradient, the carry, the states, their scales.
+  // How many tensors of a parameter are written: itself, the carry, the states, their scales.
   static size_t count(const StepPlan& plan) {
-    size_t n = 0;
-    each(plan, [&](size_t, Memory, bool) { n++; });
+    size_t n = 1 + plan.has_carry + static_cast<size_t>(plan.states);
+    for (int k = 0; k < plan.states; k++) n += plan.state[k].in_blocks;
     return n;
   }
 
@@ -186,37 +191,28 @@ class Flat {
 
  private:
   template <class Visit>
-  static void each(const StepPlan& plan, const Visit& visit) {
+  void each(const StepPlan& plan, const Visit& visit) {
     size_t i = 0;
-    visit(i++, plan.parameter.memory, false);
-    visit(i++, plan.grad, false);
-    if (plan.has_carry) visit(i++, plan.carry.memory, false);
-    for (int k = 0; k < plan.states; k++) visit(i++, plan.state[k].memory, false);
+    visit(i++, plan.parameter.memory, slot.p);
+    if (plan.has_carry) visit(i++, plan.carry.memory, slot.carry);
+    for (int k = 0; k < plan.states; k++) visit(i++, plan.state[k].memory, slot.state[k]);
+  }
+  template <class Visit>
+  void each_scale(const StepPlan& plan, const Visit& visit) {
+    size_t i = 1 + plan.has_carry + static_cast<size_t>(plan.states);
     for (int k = 0; k < plan.states; k++)
-      if (plan.state[k].in_blocks) visit(i++, Memory::INT8, true);
+      if (plan.state[k].in_blocks) visit(i++, slot.scale[k]);
   }
 
-  void place(const StepPlan& plan, size_t i, void* data) {
-    if (i == 0) slot.p = data;
-    if (i == 1) slot.grad = data;
-    if (i < 2) return;
-    i -= 2;
-    if (plan.has_carry && i-- == 0) {
-      slot.carry = data;
-      return;
-    }
-    const size_t states = static_cast<size_t>(plan.states);
-    if (i < states) {
-      slot.state[i] = data;
-      return;
-    }
-    i -= states;
-    for (size_t k = 0; k < states; k++)
-      if (plan.state[k].in_blocks && i-- == 0) slot.scale[k] = static_cast<uint8_t*>(data);
+  const Tensor& copy(const Tensor& x) {
+    Tensor flat = torch::stable::new_empty(x, x.sizes());
+    torch::stable::copy_(flat, x);
+    copies_.push_back(flat);
+    return copies_.back();
   }
 
-  std::vector<std::pair<Tensor, Tensor>> copied_;
-  std::vector<Tensor> gradient_;
+  std::vector<std::pair<Tensor, Tensor>> written_;
+  std::vector<Tensor> copies_;
 };
 
 bool takes_random_bits(const StepPlan& plan) {
@@ -227,29 +223,37 @@ bool takes_random_bits(const StepPlan& plan) {
   return any;
 }
 
-// Tensors of all parameters, one parameter after the other.
-void step_(std::vector<Tensor> tensors, std::vector<int64_t> request, std::vector<double> scalars,
-           int64_t simd, int64_t seed, int64_t step, std::vector<int64_t> streams,
-           std::vector<int64_t> offsets) {
+// What stays the same from step to step: the tensors that are written, those of one parameter after
+// those of the other, and where their random bits are.
+struct Lineup {
+  std::vector<Tensor> kept;
+  std::vector<int64_t> request, streams, offsets;
+};
+
+void step_all(const Lineup& lineup, const std::vector<Tensor>& grads,
+              const std::vector<double>& scalars, int64_t simd, int64_t seed, int64_t step) {
+  STD_TORCH_CHECK(step >= 0 && step < int64_t{1} << 32, "limprec: a random key out of range");
   const Key key{static_cast<uint64_t>(seed), 0, static_cast<uint32_t>(step)};
-  const StepPlan plan = make_step_plan(request, scalars, key);
+  const StepPlan plan = make_step_plan(lineup.request, scalars, key);
   const StepKernels& k = step_kernels(static_cast<Simd>(simd));
-  const size_t each = Flat::count(plan), count = streams.size();
-  STD_TORCH_CHECK(tensors.size() == each * count && offsets.size() == count,
+  const size_t each = Flat::count(plan), count = grads.size();
+  STD_TORCH_CHECK(lineup.kept.size() == each * count && lineup.streams.size() == count &&
+                      lineup.offsets.size() == count,
                   "limprec: tensors and keys do not match");
   const bool any_order = !takes_random_bits(plan);
 
   std::vector<Flat> all;
   std::vector<int64_t> first_tile{0};  // of each parameter, and the end
   all.reserve(count);
+  first_tile.reserve(count + 1);
   for (size_t i = 0; i < count; i++) {
-    all.emplace_back(plan, tensors, each * i, any_order);
-    StepSlot& slot = all.back().slot;
-    STD_TORCH_CHECK(streams[i] >= 0 && streams[i] < LAST_STREAM && offsets[i] >= 0 && step >= 0 &&
-                        step < int64_t{1} << 32,
+    const int64_t stream = lineup.streams[i], offset = lineup.offsets[i];
+    STD_TORCH_CHECK(stream >= 0 && stream < LAST_STREAM && offset >= 0,
                     "limprec: a random key out of range");
-    slot.stream = static_cast<uint32_t>(streams[i]);
-    slot.offset = static_cast<uint64_t>(offsets[i]);
+    all.emplace_back(plan, grads[i], &lineup.kept[each * i], any_order);
+    StepSlot& slot = all.back().slot;
+    slot.stream = static_cast<uint32_t>(stream);
+    slot.offset = static_cast<uint64_t>(offset);
     first_tile.push_back(first_tile.back() + (slot.n + TILE - 1) / TILE);
   }
   const auto work = [&](int64_t begin, int64_t end) {
@@ -269,13 +273,74 @@ void step_(std::vector<Tensor> tensors, std::vector<int64_t> request, std::vecto
   for (Flat& flat : all) flat.put_back();
 }
 
+void step_(std::vector<Tensor> grads, std::vector<Tensor> kept, std::vector<int64_t> request,
+           std::vector<double> scalars, int64_t simd, int64_t seed, int64_t step,
+           std::vector<int64_t> streams, std::vector<int64_t> offsets) {
+  step_all({std::move(kept), std::move(request), std::move(streams), std::move(offsets)}, grads,
+           scalars, simd, seed, step);
+}
+
+// Lineups by number, so that a step of many small tensors need not hand them all over again. They
+// hold the tensors themselves, whose memory is looked up anew at every step.
+class Lineups {
+ public:
+  int64_t add(Lineup lineup) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    all_.emplace(++last_, std::make_shared<const Lineup>(std::move(lineup)));
+    return last_;
+  }
+  std::shared_ptr<const Lineup> find(int64_t number) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = all_.find(number);
+    STD_TORCH_CHECK(found != all_.end(), "limprec: a lineup that was let go");
+    return found->second;
+  }
+  void remove(int64_t number) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    all_.erase(number);
+  }
+  static Lineups& here() {
+    static Lineups& all = *new Lineups;  // never destroyed: PyTorch may be gone before
+    return all;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<int64_t, std::shared_ptr<const Lineup>> all_;
+  int64_t last_ = 0;
+};
+
+int64_t line_up(std::vector<Tensor> kept, std::vector<int64_t> request,
+                std::vector<int64_t> streams, std::vector<int64_t> offsets) {
+  return Lineups::here().add(
+      {std::move(kept), std::move(request), std::move(streams), std::move(offsets)});
+}
+
+void step_lineup(int64_t lineup, std::vector<Tensor> grads, std::vector<double> scalars,
+                 int64_t seed, int64_t step) {
+  step_all(*Lineups::here().find(lineup), grads, scalars, 0, seed, step);
+}
+
+void let_go(int64_t lineup) { Lineups::here().remove(lineup); }
+
 }  // namespace
 }  // namespace limprec
 
 STABLE_TORCH_LIBRARY_FRAGMENT(limprec, m) {
   m.def(
-      "step_(Tensor(a!)[] tensors, int[] request, float[] scalars, int simd, int seed, int step,"
-      " int[] streams, int[] offsets) -> ()");
+      "step_(Tensor[] grads, Tensor(a!)[] kept, int[] request, float[] scalars, int simd, int seed,"
+      " int step, int[] streams, int[] offsets) -> ()");
+  m.def("line_up(Tensor[] kept, int[] request, int[] streams, int[] offsets) -> int");
+  m.def("step_lineup(int lineup, Tensor[] grads, float[] scalars, int seed, int step) -> ()");
+  m.def("let_go(int lineup) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(limprec, CPU, m) { m.impl("step_", TORCH_BOX(&limprec::step_)); }
+STABLE_TORCH_LIBRARY_IMPL(limprec, CPU, m) {
+  m.impl("step_", TORCH_BOX(&limprec::step_));
+  m.impl("line_up", TORCH_BOX(&limprec::line_up));
+  m.impl("step_lineup", TORCH_BOX(&limprec::step_lineup));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(limprec, CompositeExplicitAutograd, m) {
+  m.impl("let_go", TORCH_BOX(&limprec::let_go));
+}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -73,31 +75,31 @@ def step(
         found = f"{spec.strategy} of {spec.parameter.format} in {slots[0].p.dtype}"
         problem = f"no kernel for this {spec.rule} step, {found} on {slots[0].p.device}"
         raise KernelError("native backend", problem, "use Backend.AUTO")
-    tensors: dict[torch.dtype, list[torch.Tensor]] = {}
-    places: dict[torch.dtype, tuple[list[int], list[int]]] = {}
-    for slot, key in zip(slots, keys, strict=True):
-        p, grad, carry, kept, scales = slot
-        dtype = grad.dtype
-        if dtype not in tensors:
-            tensors[dtype], places[dtype] = [], ([], [])
-        mine = tensors[dtype]
-        mine.append(p)
-        mine.append(grad)
-        if carry is not None:
-            mine.append(carry)
-        mine.extend(kept)
-        mine.extend(scale for scale in scales if scale is not None)
-        streams, offsets = places[dtype]
-        streams.append(key.stream)
-        offsets.append(key.offset)
-    seed, number = keys[0].seed, keys[0].step
-    for dtype, mine in tensors.items():
-        _call(mine, _request(spec, dtype), scalars, simd, seed, number, *places[dtype])
+    chosen: dict[torch.dtype, list[int]] = {}
+    for i, slot in enumerate(slots):
+        chosen.setdefault(slot.grad.dtype, []).append(i)
+    for dtype, places in chosen.items():
+        mine = [slots[i] for i in places]
+        streams, offsets = [keys[i].stream for i in places], [keys[i].offset for i in places]
+        _call(
+            "step_",
+            [slot.grad for slot in mine],
+            [tensor for slot in mine for tensor in _written(slot)],
+            _request(spec, dtype),
+            scalars,
+            simd,
+            keys[0].seed,
+            keys[0].step,
+            streams,
+            offsets,
+        )
     torch.autograd.graph.increment_version([slot.p for slot in slots])
 
 
 class Prepared:
     """``step`` with the same tensors again and again, but for the gradients.
+
+    The extension holds the tensors too, and asks them for their memory at every step.
 
     Args:
         spec: what to do; ``can_step`` of it and the slots.
@@ -114,12 +116,13 @@ class Prepared:
         offsets: Sequence[int],
     ) -> None:
         self._spec, self._places = spec, (list(streams), list(offsets))
-        self._tensors: list[torch.Tensor] = []
-        for p, grad, carry, kept, scales in slots:
-            found = (p, grad, carry, *kept, *scales)
-            self._tensors += [tensor for tensor in found if tensor is not None]
-        self._each = len(self._tensors) // len(slots)
-        self._params = self._tensors[:: self._each]
+        self._params = [slot.p for slot in slots]
+        self._tensors = [tensor for slot in slots for tensor in _written(slot)]
+        self._lineups: dict[torch.dtype, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the extension's numbers out: a copy lines its own tensors up."""
+        return {**self.__dict__, "_lineups": {}}
 
     def takes(self, grads: Sequence[torch.Tensor]) -> bool:
         """Return whether gradients are all of one dtype that there are kernels for."""
@@ -130,16 +133,25 @@ class Prepared:
         self, grads: Sequence[torch.Tensor], scalars: Sequence[float], seed: int, number: int
     ) -> None:
         """Do the step, in place; arguments as for ``Batch.run``."""
-        self._tensors[1 :: self._each] = grads
-        request = _request(self._spec, grads[0].dtype)
-        _call(self._tensors, request, scalars, Simd.AUTO, seed, number, *self._places)
-        self._tensors[1 :: self._each] = self._params  # keeps no gradient alive
+        dtype = grads[0].dtype
+        lineup = self._lineups.get(dtype)
+        if lineup is None:
+            lineup = _call("line_up", self._tensors, _request(self._spec, dtype), *self._places)
+            self._lineups[dtype] = lineup
+            weakref.finalize(self, _call, "let_go", lineup).atexit = False
+        _call("step_lineup", lineup, grads, scalars, seed, number)
         torch.autograd.graph.increment_version(self._params)
 
 
-def _call(tensors: list[torch.Tensor], *rest: object) -> None:
+def _written(slot: Slots) -> list[torch.Tensor]:
+    """Return the tensors of a parameter that a step writes, in the extension's order."""
+    p, _, carry, kept, scales = slot
+    return [tensor for tensor in (p, carry, *kept, *scales) if tensor is not None]
+
+
+def _call(operator: str, *arguments: object) -> Any:
     try:
-        torch.ops.limprec.step_.default(tensors, *rest)
+        return getattr(torch.ops.limprec, operator).default(*arguments)
     except (NotImplementedError, RuntimeError) as error:
         problem = str(error).splitlines()[0].rpartition("limprec: ")[2]
         raise KernelError("native backend", problem, "give what the spec says") from error
