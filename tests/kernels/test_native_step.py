@@ -265,6 +265,7 @@ def usual(
         (Rule.SGD, Flag.MOMENTUM | Flag.NESTEROV | Flag.MAXIMIZE),
         (Rule.ADAM, Flag.DECOUPLED),
         (Rule.LION, Flag.DECOUPLED),
+        (Rule.RMSPROP, Flag.NONE),
     ],
 )
 def test_pure_bfloat16(

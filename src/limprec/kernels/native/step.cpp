@@ -142,10 +142,10 @@ bool lie_alike(const Tensor& a, const Tensor& b) {
 
 // One parameter's tensors, as flat memory: their own where that will do, else row-major copies which
 // `put_back` writes back.
-class Flat {
+class FlatParameter {
  public:
   // kept: the tensors that are written, in the order of `each`.
-  Flat(const StepPlan& plan, const Tensor& grad, const Tensor* kept, bool any_order) {
+  FlatParameter(const StepPlan& plan, const Tensor& grad, const Tensor* kept, bool any_order) {
     slot.n = kept[0].numel();
     bool plain = true;
     const auto check = [&](const Tensor& x, int32_t wanted, int64_t count) {
@@ -236,13 +236,13 @@ void step_all(const Lineup& lineup, const std::vector<Tensor>& grads,
   const Key key{static_cast<uint64_t>(seed), 0, static_cast<uint32_t>(step)};
   const StepPlan plan = make_step_plan(lineup.request, scalars, key);
   const StepKernels& k = step_kernels(static_cast<Simd>(simd));
-  const size_t each = Flat::count(plan), count = grads.size();
+  const size_t each = FlatParameter::count(plan), count = grads.size();
   STD_TORCH_CHECK(lineup.kept.size() == each * count && lineup.streams.size() == count &&
                       lineup.offsets.size() == count,
                   "limprec: tensors and keys do not match");
   const bool any_order = !takes_random_bits(plan);
 
-  std::vector<Flat> all;
+  std::vector<FlatParameter> all;
   std::vector<int64_t> first_tile{0};  // of each parameter, and the end
   all.reserve(count);
   first_tile.reserve(count + 1);
@@ -270,7 +270,7 @@ void step_all(const Lineup& lineup, const std::vector<Tensor>& grads,
     work(0, tiles);
   else
     torch::stable::parallel_for(0, tiles, SERIAL, work);
-  for (Flat& flat : all) flat.put_back();
+  for (FlatParameter& flat : all) flat.put_back();
 }
 
 void step_(std::vector<Tensor> grads, std::vector<Tensor> kept, std::vector<int64_t> request,

@@ -1,7 +1,8 @@
-// Steps whose memory is bfloat16 throughout, in one pass: the case of pure bfloat16 training.
+// Steps whose memory is bfloat16 throughout, but for a master copy in float32, in one pass: the case
+// of pure bfloat16 training.
 //
 // A 32-bit lane holds two neighbours, the upper one a float32 as it stands and the lower one a shift
-// away from that; a random word likewise holds the 16 bits of both. So nothing is ever reordered.
+// away from that; a random word likewise holds the 16 bits of both. So only float32 is reordered.
 #pragma once
 
 #include "carriers.h"
@@ -13,8 +14,8 @@
 namespace limprec::LIMPREC_LEVEL {
 
 constexpr uint32_t UPPER = 0xffff0000u;
-constexpr int PAIRS = 4;                        // of vectors that the loop takes at a time
-constexpr int PAIR = 2 * LANES;                 // elements of a pair
+constexpr int PAIRS = 4;         // of vectors that the loop takes at a time
+constexpr int PAIR = 2 * LANES;  // elements of a pair
 constexpr int PAIR_GROUP = PAIRS * PAIR;
 
 // Two neighbours of every lane.
@@ -29,6 +30,46 @@ static INLINE Two load_two(const void* data, int64_t at) {
 static INLINE void store_two(void* data, int64_t at, Two x) {
   store(static_cast<uint16_t*>(data) + at, bits(x.lower) >> 16 | (bits(x.upper) & UPPER));
 }
+
+// The same from float32 numbers.
+#if defined(__AVX512F__)
+static INLINE Two load_two_floats(const float* p) {
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+  const __m512 a = load<__m512>(p), b = load<__m512>(p + LANES);
+  return {(f32)_mm512_permutex2var_ps(a, even, b), (f32)_mm512_permutex2var_ps(a, odd, b)};
+}
+static INLINE void store_two_floats(float* p, Two x) {
+  const __m512i first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+  const __m512 a = (__m512)x.lower, b = (__m512)x.upper;
+  store(p, _mm512_permutex2var_ps(a, first, b));
+  store(p + LANES, _mm512_permutex2var_ps(a, second, b));
+}
+#elif defined(__AVX2__)
+static INLINE f32 in_order(__m256 pairs) {  // of 64 bits, which shuffles take in halves
+  return (f32)_mm256_permute4x64_epi64((__m256i)pairs, 0xd8);
+}
+static INLINE Two load_two_floats(const float* p) {
+  const __m256 a = load<__m256>(p), b = load<__m256>(p + LANES);
+  return {in_order(_mm256_shuffle_ps(a, b, 0x88)), in_order(_mm256_shuffle_ps(a, b, 0xdd))};
+}
+static INLINE void store_two_floats(float* p, Two x) {
+  const __m256 a = (__m256)x.lower, b = (__m256)x.upper;
+  const __m256 low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+  store(p, _mm256_permute2f128_ps(low, high, 0x20));
+  store(p + LANES, _mm256_permute2f128_ps(low, high, 0x31));
+}
+#else
+static INLINE Two load_two_floats(const float* p) {
+  Two x;
+  for (int i = 0; i < LANES; i++) x.lower[i] = p[2 * i], x.upper[i] = p[2 * i + 1];
+  return x;
+}
+static INLINE void store_two_floats(float* p, Two x) {
+  for (int i = 0; i < LANES; i++) p[2 * i] = x.lower[i], p[2 * i + 1] = x.upper[i];
+}
+#endif
 
 // x plus what carries into its upper half when it rounds away; overflow becomes infinity by itself.
 // The lower half is of no account.
@@ -84,6 +125,8 @@ static void step_bfloat16(const StepPlan& plan, const StepSlot& slot, int64_t be
         w.lower = join_halves(p.lower, (i32)(halves << 16) >> 16);
         w.upper = join_halves(p.upper, (i32)halves >> 16);
       }
+      if constexpr (STRATEGY == WriteBack::MASTER)
+        w = load_two_floats(static_cast<const float*>(slot.carry) + at);
       for (int k = 0; k < STATES; k++) kept[k] = load_two(slot.state[k], at);
       f32 half[STATES + 1];
       for (int k = 0; k < STATES; k++) half[k] = kept[k].lower;
@@ -113,6 +156,8 @@ static void step_bfloat16(const StepPlan& plan, const StepSlot& slot, int64_t be
           store_two(slot.p, at, total);
           store(static_cast<uint16_t*>(slot.carry) + at, ((u32)lower & 0xffffu) | (u32)upper << 16);
         } else {
+          if constexpr (STRATEGY == WriteBack::MASTER)
+            store_two_floats(static_cast<float*>(slot.carry) + at, total);
           store_two(slot.p, at,
                     last_random ? stochastic_upper(total, word[STATES][i]) : nearest_upper(total));
         }
@@ -131,23 +176,29 @@ static StepLoop bfloat16_loop(WriteBack strategy) {
       return step_bfloat16<RULE, STATES, WriteBack::NEAREST>;
     case WriteBack::KAHAN:
       return step_bfloat16<RULE, STATES, WriteBack::KAHAN>;
+    case WriteBack::LAZY:
+      return step_bfloat16<RULE, STATES, WriteBack::LAZY>;
+    case WriteBack::MASTER:
+      return step_bfloat16<RULE, STATES, WriteBack::MASTER>;
     case WriteBack::SPLIT:
       return step_bfloat16<RULE, STATES, WriteBack::SPLIT>;
-    default:
-      return nullptr;
   }
+  return nullptr;
 }
 
 // The loop for a step, if there is one; it takes whole groups whose global index is a multiple of one.
 static StepLoop bfloat16_loop(const StepPlan& plan) {
   bool fits = is_bfloat16(plan.parameter) && plan.grad == Memory::BFLOAT16 && !plan.strict;
-  fits = fits && (plan.strategy != WriteBack::KAHAN || is_bfloat16(plan.carry));
+  const bool has_rest = plan.strategy == WriteBack::KAHAN || plan.strategy == WriteBack::LAZY;
+  fits = fits && (!has_rest || is_bfloat16(plan.carry));
   for (int k = 0; k < plan.states; k++) fits = fits && is_bfloat16(plan.state[k]);
   if (!fits) return nullptr;
   if (plan.rule == Rule::SGD && plan.states == 1) return bfloat16_loop<Rule::SGD, 1>(plan.strategy);
   if (plan.rule == Rule::SGD) return bfloat16_loop<Rule::SGD, 0>(plan.strategy);
   if (plan.rule == Rule::ADAM && plan.states == 2) return bfloat16_loop<Rule::ADAM, 2>(plan.strategy);
   if (plan.rule == Rule::LION) return bfloat16_loop<Rule::LION, 1>(plan.strategy);
+  if (plan.rule == Rule::RMSPROP && plan.states == 1)
+    return bfloat16_loop<Rule::RMSPROP, 1>(plan.strategy);
   return nullptr;
 }
 
