@@ -58,7 +58,7 @@ def test_a_frozen_parameter_takes_two_looks() -> None:
     ("fmt", "advice"),
     [
         ("dfx6", "'dfx11'"),
-        ("e3m4", "'e4m4'"),
+        ("e3m4", "'e4m4-sat'"),
         ("e5m2", "'e5m2:stochastic' (or a larger loss scale)"),
         ("dfx6:toward_zero", "'dfx11:toward_zero'"),
     ],

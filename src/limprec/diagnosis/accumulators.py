@@ -27,6 +27,8 @@ DOTS = 6
 """Rows and columns of the sampled dot products."""
 TERMS = 12
 """Places along a sum where terms are looked at."""
+_AT_ONCE = 4
+"""Places in one product: more need more memory, fewer more time."""
 
 
 @dataclass(frozen=True)
@@ -142,24 +144,47 @@ def _padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _terms_lost(a: Tensor, b: Tensor, accumulator: Accumulator) -> float:
     """Return the share of terms that leave the running sum as it was; 0 where all are zero."""
-    length, chunk = a.shape[1], accumulator.chunk
-    plain = Accumulator(accumulator.format)
-    if chunk is not None and chunk < length:
-        starts = range(0, length, chunk)
-        parts = [plain.multiply(a[:, s : s + chunk], b[s : s + chunk]) for s in starts]
-        sums = torch.stack(parts, -1).flatten(0, 1)
-        later = _terms_lost(sums, torch.ones(len(parts), 1), plain)
-    else:
-        later, chunk = 0.0, length
+    length, plain = a.shape[1], Accumulator(accumulator.format)
+    chunk = min(accumulator.chunk or length, length)
+    groups: list[list[int]] = []
+    for k in _places(length, TERMS):  # places of one chunk go together, a few at once
+        if groups and k // chunk == groups[-1][0] // chunk and len(groups[-1]) < _AT_ONCE:
+            groups[-1].append(k)
+        else:
+            groups.append([k])
+    counts = [_lost_at(a, b, group, group[0] // chunk * chunk, plain) for group in groups]
+    present = sum(count[1] for count in counts)
+    share = sum(count[0] for count in counts) / present if present else 0.0
+    if chunk == length:
+        return share
+    number = -(-length // chunk)
+    rest = number * chunk - length  # zeros behind the last chunk change nothing
+    left = F.pad(a, (0, rest)).view(-1, number, chunk).transpose(0, 1)
+    right = F.pad(b, (0, 0, 0, rest)).view(number, chunk, -1)
+    sums = plain.multiply(left, right).permute(1, 2, 0).flatten(0, 1)
+    later = _terms_lost(sums, torch.ones(number, 1), plain)
+    return 1 - (1 - share) * (1 - later)
+
+
+def _lost_at(
+    a: Tensor, b: Tensor, places: list[int], start: int, plain: Accumulator
+) -> tuple[int, int]:
+    """Return how many terms at some places leave the sum from ``start`` as it was, and all of them.
+
+    One product for all: a sum up to a place is the whole one with zeros behind it, since adding 0
+    changes no sum.
+    """
+    end = places[-1] + 1
+    index = torch.arange(start, end)[:, None]
+    ends = [k + more for k in places for more in (0, 1)]
+    columns = [torch.where(index < e, b[start:end], 0.0) for e in ends]
+    sums = plain.multiply(a[:, start:end], torch.cat(columns, 1)).chunk(len(ends), 1)
     lost = present = 0
-    for k in _places(length, TERMS):
-        start = k - k % chunk
-        before, after = (plain.multiply(a[:, start:end], b[start:end]) for end in (k, k + 1))
+    for k, before, after in zip(places, sums[::2], sums[1::2], strict=True):
         term = a[:, k, None] * b[k] != 0
         present += int(term.sum())
         lost += int((term & (before == after)).sum())
-    share = lost / present if present else 0.0
-    return 1 - (1 - share) * (1 - later)
+    return lost, present
 
 
 def _some(x: Tensor, axis: int) -> Tensor:
