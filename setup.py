@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import zlib
 from pathlib import Path
 
 import setuptools
@@ -21,6 +22,8 @@ if int(setuptools.__version__.split(".")[0]) < 77:  # older ones cannot read pyp
     )
 
 NATIVE = Path("src/limprec/kernels/native")
+REQUESTS = [NATIVE / "spec.py", NATIVE / "steps.py"]
+"""What these pack, the extension unpacks: it is good for them alone."""
 PER_LEVEL = sorted(map(str, NATIVE.glob("*kernels.cpp")))
 """Compiled once per instruction set; every other source once."""
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -81,11 +84,12 @@ def extensions() -> list[Extension]:
         Extension(
             "limprec.kernels.native._C",
             sources=sorted({*map(str, NATIVE.glob("*.cpp"))} - {*PER_LEVEL}),
-            depends=sorted([*map(str, NATIVE.glob("*.h")), *PER_LEVEL]),
+            depends=sorted([*map(str, [*NATIVE.glob("*.h"), *REQUESTS]), *PER_LEVEL]),
             library_dirs=[str(root / "lib")],
             libraries=["torch_cpu"],
             define_macros=[
                 ("TORCH_TARGET_VERSION", "0x020a000000000000"),  # 2.10
+                ("LIMPREC_STAMP", f"{zlib.crc32(b''.join(p.read_bytes() for p in REQUESTS))}u"),
                 *([("LIMPREC_X86", "1")] if X86 else []),
             ],
             extra_compile_args=[*FLAGS, "-isystem", str(root / "include")],

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import warnings
+import zlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +51,10 @@ def _load() -> tuple[int, str | None]:
         extension = importlib.import_module("._C", __name__)
     except ImportError as error:
         return Simd.AUTO, str(error)
+    here = Path(__file__).parent
+    requests = b"".join((here / name).read_bytes() for name in ("spec.py", "steps.py"))
+    if getattr(extension, "STAMP", None) != zlib.crc32(requests):
+        return Simd.AUTO, "it was built from other sources than these"
     return int(extension.SIMD), None
 
 

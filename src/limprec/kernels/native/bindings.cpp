@@ -301,12 +301,15 @@ STABLE_TORCH_LIBRARY_IMPL(limprec, CPU, m) {
   m.impl("round_within.keyed", TORCH_BOX(&limprec::round_within_keyed));
 }
 
-// Importing the module registers the operators; SIMD is the best instruction set of this CPU.
+// Importing the module registers the operators; SIMD is the best instruction set of this CPU, STAMP
+// tells which Python sources the requests are packed by.
 PyMODINIT_FUNC PyInit__C(void) {
   static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr,
                                    nullptr,               nullptr, nullptr, nullptr};
   PyObject* module = PyModule_Create(&definition);
-  if (module != nullptr)
+  if (module != nullptr) {
     PyModule_AddIntConstant(module, "SIMD", static_cast<long>(limprec::best_simd()));
+    PyModule_AddIntConstant(module, "STAMP", static_cast<long>(LIMPREC_STAMP));
+  }
   return module;
 }
