@@ -90,12 +90,13 @@ static INLINE u64 odd_pairs(u64 a, u64 b) {
 static INLINE int32_t greatest(i32 x) { return _mm512_reduce_max_epi32((__m512i)x); }
 static INLINE float greatest(f32 x) { return _mm512_reduce_max_ps((__m512)x); }
 static INLINE float least(f32 x) { return _mm512_reduce_min_ps((__m512)x); }
-static INLINE u32 lower_halves(u32 x) {
-  return (u32)_mm512_cvtepu16_epi32(_mm512_castsi512_si256((__m512i)x)) << 16;
+static INLINE u32 to_upper_halves(u32 x, int first) {
+  u32 place{};  // in the upper halves: which 16-bit lane to take
+  for (int lane = 0; lane < LANES; lane++) place[lane] = static_cast<uint32_t>(first + lane) << 16;
+  return (u32)_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, (__m512i)place, (__m512i)x);
 }
-static INLINE u32 upper_halves(u32 x) {
-  return (u32)_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64((__m512i)x, 1)) << 16;
-}
+static INLINE u32 lower_halves(u32 x) { return to_upper_halves(x, 0); }
+static INLINE u32 upper_halves(u32 x) { return to_upper_halves(x, LANES); }
 #else
 
 #if defined(__AVX2__)
