@@ -278,6 +278,13 @@ def test_pure_bfloat16(
 
 
 @built
+@pytest.mark.parametrize(("rule", "flags"), KINDS)
+def test_pure_float32(rule: Rule, flags: Flag) -> None:
+    spec = usual(WriteBack.NEAREST, rule, flags, torch.float32, state="nearest")
+    check(spec, values(1100, 1), values(1100, 2), StepKey(0, 0, 0), count=1)
+
+
+@built
 def test_every_bfloat16_parameter_and_carry_in_ulps() -> None:
     p = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
     g = values(p.numel(), 3).bfloat16()

@@ -8,6 +8,7 @@
 #include "carriers.h"
 #include "philox.h"
 #include "step.h"
+#include "step_float32.h"
 #include "step_rules.h"
 #include "step_write_back.h"
 
@@ -165,8 +166,6 @@ static void step_bfloat16(const StepPlan& plan, const StepSlot& slot, int64_t be
     }
   }
 }
-
-using StepLoop = void (*)(const StepPlan&, const StepSlot&, int64_t begin, int64_t end);
 
 template <Rule RULE, int STATES>
 static StepLoop bfloat16_loop(WriteBack strategy) {
