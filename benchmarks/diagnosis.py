@@ -1,6 +1,6 @@
 """What a diagnosis costs: a step that is looked at, and one that is not, against one unwatched.
 
-python -m benchmarks.diagnosis [--every 50] [--rounds 7] [--shadow] [--accumulator e5m10]
+python -m benchmarks.diagnosis [--save] [--every 50] [--rounds 5]
 
 CPU seconds of one thread, so that what else the machine does hardly counts; steps unwatched and
 looked at take turns. The overhead at ``--every`` k is (looked at / unwatched - 1) / k, of the
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 import limprec as lp
 from limprec.diagnosis import diagnose
 from limprec.lab.models import GPT, LeNet5, ResNetCifar
+
+from .report import cpu_name, save, today
 
 Case = tuple[nn.Module, torch.optim.Optimizer, Callable[[], Tensor]]
 
@@ -60,7 +62,14 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
-def measure(case: Case, rounds: int, every: int, options: dict[str, Any]) -> str:
+OPTIONS: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "shadow": {"shadow": True},
+    "accumulator e5m10": {"accumulator": "e5m10"},
+}
+
+
+def measure(case: Case, rounds: int, every: int) -> str:
     model, optimizer, loss = case
 
     def step() -> float:
@@ -71,16 +80,18 @@ def measure(case: Case, rounds: int, every: int, options: dict[str, Any]) -> str
         return time.process_time() - start
 
     step()
-    plain, looked = [], []
+    plain: list[float] = []
+    looked: dict[str, list[float]] = {name: [] for name in OPTIONS}
     for _ in range(rounds):
-        plain += [step(), step()]
-        with diagnose(model, optimizer, every=1, **options):
-            looked.append(step())
-    parts = []
-    for name, of in (("fastest", min), ("median", statistics.median)):
-        p, s = of(plain), of(looked)
-        parts.append(f"{name} {1e3 * p:.1f} ms, looked at {s / p:.2f}x: {(s / p - 1) / every:.1%}")
-    return "; ".join(parts)
+        plain.append(step())
+        for name, options in OPTIONS.items():
+            with diagnose(model, optimizer, every=1, **options):
+                looked[name].append(step())
+    cells = []
+    for seconds in looked.values():
+        shares = [of(seconds) / of(plain) - 1 for of in (min, statistics.median)]
+        cells += [f"{shares[0] + 1:.1f}", " / ".join(f"{share / every:.1%}" for share in shares)]
+    return " | ".join([f"{1e3 * min(plain):.0f} ms", *cells])
 
 
 def hooks(steps: int = 2000) -> float:
@@ -105,16 +116,29 @@ def hooks(steps: int = 2000) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--shadow", action="store_true")
-    parser.add_argument("--accumulator")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--save", action="store_true", help="write into benchmarks/results")
     given = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    print(f"not looked at: {1e6 * hooks():.1f} us a step", flush=True)
-    options = {"shadow": given.shadow, "accumulator": given.accumulator}
+    titles = [f"{name}, times | overhead" for name in OPTIONS]
+    lines = [
+        f"# What a diagnosis costs: {cpu_name()}, {today()}",
+        "",
+        f"`python -m benchmarks.diagnosis --every {given.every} --rounds {given.rounds}`, torch"
+        f" {torch.__version__}. Steps that are looked at, in times of one that is not, and the"
+        f" overhead when one in {given.every} is: of the fastest steps / of the medians.",
+        "",
+        f"| training | step | {' | '.join(titles)} |",
+        "|---|---:|" + "---:|" * (2 * len(OPTIONS)),
+    ]
     for name, make in CASES.items():
-        print(f"{name}: {measure(make(), given.rounds, given.every, options)}", flush=True)
+        lines.append(f"| {name} | {measure(make(), given.rounds, given.every)} |")
+        print(lines[-1], flush=True)
+    lines += ["", f"A step that is watched and not looked at: {1e6 * hooks():.0f} us more."]
+    print("\n".join(lines))
+    if given.save:
+        save("diagnosis", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

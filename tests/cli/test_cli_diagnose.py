@@ -58,6 +58,15 @@ def test_a_training_that_is_shorter_than_the_steps(
     assert json.loads(text)["steps"] == 2  # full batches alone
 
 
+def test_bfloat16_without_a_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    options = ("--dtype", "bfloat16", "--optimizer", "adamw", "--writeback", "nearest")
+    code, text, error = run(capsys, *SHORT, *options, "--out", str(tmp_path), "--json")
+    assert code == 0, error
+    found = json.loads(text)
+    assert found["optimizer"] == "AdamW"
+    assert {row["format"] for row in found["rows"]} == {"bf16"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -53,7 +53,7 @@ def test_nothing_is_left_behind() -> None:
     assert not optimizer._optimizer_step_post_hooks
     assert optimizer._observers == []  # type: ignore[attr-defined]
     assert all(p._backward_hooks in (None, {}) for p in model.parameters())
-    assert all(m._limprec.watcher is None for m in model.modules() if hasattr(m, "_limprec"))
+    assert all(m._limprec.tell is None for m in model.modules() if hasattr(m, "_limprec"))
     steps(model, optimizer, x, y, 2)
     assert watching.report().steps == 2
 
@@ -174,3 +174,32 @@ def test_the_diagnosis_speaks_for_its_report(tmp_path: Any) -> None:
     assert Report.load(tmp_path / "d.json") == watching.report()
     assert watching.to_json() == (tmp_path / "d.json").read_text()
     assert watching.as_dict()["steps"] == 2
+
+
+def test_sparse_gradients_and_late_parameters_are_no_trouble() -> None:
+    model = nn.Sequential(nn.Embedding(6, 4, sparse=True), nn.Linear(4, 2))
+    late = nn.Parameter(torch.ones(1))
+    sparse = torch.optim.SGD(model.parameters(), 0.1)
+    with diagnose(model, sparse, every=1, shadow=True) as watching:
+        model(torch.tensor([1, 2])).square().sum().backward()
+        sparse.step()
+    cosine = {row.layer: row["cosine"] for row in watching.report().rows if row["cosine"]}
+    assert cosine["0.weight"] == pytest.approx(1)
+    dense = nn.Linear(4, 2)
+    optimizer = lp.optim.SGD(dense.parameters(), 0.1)
+    with diagnose(dense, optimizer, every=1) as watching:
+        optimizer.add_param_group({"params": [late]})
+        (dense(torch.ones(1, 4)) * late).sum().backward()
+        optimizer.step()
+    assert watching.report().steps == 1
+
+
+def test_a_model_that_is_one_layer_and_one_that_works_in_place() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
+    for one in (nn.Linear(4, 2), model, lp.convert(nn.Linear(4, 2), lp.Plan.uniform("dfx8"))):
+        optimizer = torch.optim.SGD(one.parameters(), 0.1)
+        with diagnose(one, optimizer, every=1, shadow=True, accumulator="e5m10") as watching:
+            one(torch.randn(8, 4)).square().sum().backward()
+            optimizer.step()
+        roles = {row.role for row in watching.report().rows}
+        assert {"update", "gradient", "error", "activation", "accumulator: gradient"} <= roles

@@ -67,3 +67,12 @@ def test_without_rounding_computes_in_the_carrier() -> None:
     assert state.rounds
     assert not torch.equal(model(x), y)
     assert torch.equal(lp.restore(model)(x), y)
+
+
+def test_layers_are_called_by_their_names_in_the_model_that_is_watched() -> None:
+    whole = nn.Sequential(converted(), nn.Linear(3, 2))
+    names: set[str] = set()
+    stop = watch_roundings(whole, lambda event: names.add(event.layer))
+    whole(torch.randn(4, 6))
+    stop()
+    assert names == {"0.0", "0.2"}

@@ -15,14 +15,18 @@ from .options import (
     Context,
     Data,
     DataDir,
+    Dtype,
     Epochs,
     Model,
     Momentum,
+    OptimizerName,
     Out,
     PlanName,
     Rate,
     Seed,
+    Warmup,
     WeightDecay,
+    WideProducts,
     load_plan,
     run_folder,
 )
@@ -35,9 +39,15 @@ if TYPE_CHECKING:
 def diagnose(
     model: Model = "lenet5",
     data: Data = "mnist",
-    plan: PlanName = "dfx8",
+    plan: PlanName = None,
+    dtype: Dtype = "float32",
+    optimizer: OptimizerName = "sgd",
     writeback: Annotated[
-        str, typer.Option(help="How updates are stored: nearest, stochastic, kahan or master.")
+        str,
+        typer.Option(
+            help="How updates are stored: nearest, stochastic, kahan, lazy, master, or split"
+            " (bfloat16 alone)."
+        ),
     ] = "kahan",
     compensation_rounding: Annotated[
         str | None, typer.Option(help="nearest or stochastic. [default: the plan's]")
@@ -56,8 +66,10 @@ def diagnose(
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
-    momentum: Momentum = 0.9,
+    momentum: Momentum = None,
     weight_decay: WeightDecay = None,
+    warmup: Warmup = 0,
+    wide_products: WideProducts = False,
     seed: Seed = 0,
     context: Context = 128,
     data_dir: DataDir = None,
@@ -83,7 +95,7 @@ def diagnose(
     else:
         from ..optim.writeback import parse_write_back
 
-        precision_plan = load_plan(plan)
+        precision_plan = load_plan(plan, dtype)
         parse_write_back(writeback)
         from ..lab.run import RunConfig
 
@@ -98,6 +110,10 @@ def diagnose(
             lr=lr,
             momentum=momentum,
             weight_decay=weight_decay,
+            optimizer=optimizer,
+            dtype=dtype,
+            wide_products=wide_products,
+            warmup=warmup,
             seed=seed,
             context=context,
         )
@@ -107,7 +123,7 @@ def diagnose(
         from ..lab.diagnosing import diagnose_run
         from ..lab.progress import progress_bars
 
-        name = precision_plan.name if precision_plan else "fp32"
+        name = precision_plan.name if precision_plan else dtype
         title = f"{model} on {data}, {name}, {writeback}"
         folder = run_folder(out, "diagnose", model, data, name, writeback)
         with progress_bars() as bars:

@@ -94,7 +94,7 @@ class LayerWatch:
             )
         if self._accumulator is None:
             notes.append(
-                "The layers add in float32; accumulator='e5m10', say, judges a narrower one."
+                "The layers add as PyTorch does; accumulator='e5m10', say, judges a narrower sum."
             )
         return notes
 

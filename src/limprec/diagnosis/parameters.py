@@ -30,7 +30,9 @@ class ParameterWatch:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._names = names_of(optimizer, model)
+        self._names = {
+            p: name for p, name in names_of(optimizer, model).items() if p.is_floating_point()
+        }
         self._start = {p: shard_of(p).local.detach().clone() for p in self._names}
         self._still = {p: StillElements(shard_of(p).local) for p in self._names}
         self._tallies = {p: UpdateTally() for p in self._names}
@@ -124,7 +126,8 @@ class ParameterWatch:
 
     def _written(self, p: Tensor, event: UpdateEvent) -> None:
         ours = self._ours
-        assert ours is not None
+        if ours is None or p not in self._names:  # added while watching
+            return
         spec = ours._spec(p, ours._group_of(p))
         dtype = computing_dtype(p)
         after = exact(event.after, event.carry_after, spec, dtype)

@@ -55,7 +55,7 @@ class Shadow:
 
     def gradient(self, name: str, grad: Tensor) -> None:
         """Take a parameter's gradient, as the backward pass gives it."""
-        self._gradients[name] = grad.detach().clone()
+        self._gradients[name] = grad.detach().to_dense().clone()
 
     def compare(self) -> None:
         """Run the shadow and compare; nothing where no gradient arrived, or one is not finite.
@@ -80,7 +80,7 @@ class Shadow:
             g = self._gradients.get(name)
             if g is None or not g.isfinite().all():
                 continue
-            g, h = g.double(), h.double()
+            g, h = g.double(), h.to_dense().double()
             gone = torch.where(g == 0, h.abs(), 0.0)
             terms = (g * h, g * g, h * h, (g - h).square(), gone, h.abs())
             parts = torch.stack([term.sum() for term in terms])

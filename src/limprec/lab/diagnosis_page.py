@@ -93,7 +93,12 @@ def _bars(values: dict[tuple[str, str], float], axis: str, *, with_script: bool)
         height=160 + 34 * max(len(layers), 4),
         margin={"l": 160, "r": 20, "t": 20, "b": 50},
         xaxis={"title": axis},
-        yaxis={"autorange": "reversed", "categoryarray": layers, "categoryorder": "array"},
+        yaxis={
+            "automargin": True,
+            "autorange": "reversed",
+            "categoryarray": layers,
+            "categoryorder": "array",
+        },
         legend={"orientation": "h", "y": 1.08},
     )
     chart: Any = figure.to_html(

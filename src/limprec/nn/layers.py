@@ -16,7 +16,7 @@ from ..formats import Precision, Rounding
 from ..kernels import Key, round_through, round_to
 from ..kernels.carrier import is_identity
 from ..plan import LAYER_ROLES, LayerPlan
-from .watch import RoundingEvent, Watcher
+from .watch import Teller
 
 _STREAMS = {"activation": 0, "weight": 1, "error": 2, "gradient": 3, "bias": 4, "bias gradient": 5}
 _STREAMS_PER_LAYER = 8
@@ -41,7 +41,7 @@ class LayerState:
     plan: LayerPlan
     index: int
     random: RandomState
-    watcher: Watcher | None = None
+    tell: Teller | None = None
     """Called after each rounding, see ``watch``."""
     rounds: bool = True
 
@@ -63,24 +63,19 @@ class LayerState:
         ahead, ahead_key = self._precision(x, forward, forward)
         back, back_key = self._precision(x, backward, stream or backward)
         rounded = round_through(x, ahead, ahead_key, back, back_key)
-        if self.watcher is None or not self.rounds:
+        if self.tell is None or not self.rounds:
             return rounded
         if rounded is x:
             rounded = x.view_as(x)  # a hook on a parameter would outlive the pass
         if forward is not None:
-            self._tell(self.watcher, forward, x.detach(), rounded.detach(), self.plan[forward])
+            self.tell(forward, x, rounded, self.plan[forward])
         if backward is not None and rounded.requires_grad:
-            self._tell_later(self.watcher, rounded, backward, stream or backward, back, back_key)
+            self._tell_later(self.tell, rounded, backward, stream or backward, back, back_key)
         return rounded
-
-    def _tell(
-        self, watcher: Watcher, role: str, before: Tensor, after: Tensor, precision: Precision
-    ) -> None:
-        watcher(RoundingEvent(self.plan.name, role, before, after, precision))
 
     def _tell_later(
         self,
-        watcher: Watcher,
+        tell: Teller,
         rounded: Tensor,
         role: str,
         name: str,
@@ -89,11 +84,11 @@ class LayerState:
     ) -> None:
         """Tell of the gradient's rounding too; the same key gives the same bits."""
 
-        def tell(grad: Tensor) -> None:
+        def arrived(grad: Tensor) -> None:
             after = grad if back is None else round_to(grad, back, key)
-            self._tell(watcher, name, grad.detach(), after.detach(), self.plan[role])
+            tell(name, grad, after, self.plan[role])
 
-        rounded.register_hook(tell)  # type: ignore[no-untyped-call]
+        rounded.register_hook(arrived)  # type: ignore[no-untyped-call]
 
     def _precision(
         self, x: Tensor, role: str | None, stream: str | None

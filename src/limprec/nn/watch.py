@@ -23,7 +23,7 @@ class RoundingEvent:
     """One rounding of one tensor of a converted layer.
 
     Args:
-        layer: the layer's dotted name.
+        layer: the layer's dotted name in the model that is watched.
         role: ``activation``, ``weight``, ``bias``, ``error``, ``gradient`` or ``bias gradient``.
         before: the tensor as it came, without a gradient history.
         after: the tensor as the layer goes on with it; the same values where nothing is rounded.
@@ -38,6 +38,8 @@ class RoundingEvent:
 
 
 Watcher = Callable[[RoundingEvent], None]
+Teller = Callable[[str, Tensor, Tensor, Precision], None]
+"""What a layer calls with role, before, after and precision."""
 
 
 def watch_roundings(model: nn.Module, watcher: Watcher) -> Callable[[], None]:
@@ -47,14 +49,14 @@ def watch_roundings(model: nn.Module, watcher: Watcher) -> Callable[[], None]:
     forward passes that ran while watched; each costs the rounding a second time. A layer has one
     watcher: a second call takes the place of the first.
     """
-    found = _states(model)
-    for state in found:
-        state.watcher = watcher
+    found = [(state, _teller(name, watcher)) for name, state in _states(model).items()]
+    for state, teller in found:
+        state.tell = teller
 
     def stop() -> None:
-        for state in found:
-            if state.watcher is watcher:
-                state.watcher = None
+        for state, teller in found:
+            if state.tell is teller:
+                state.tell = None
 
     return stop
 
@@ -62,7 +64,7 @@ def watch_roundings(model: nn.Module, watcher: Watcher) -> Callable[[], None]:
 @contextmanager
 def without_rounding(model: nn.Module) -> Iterator[None]:
     """Let a model's converted layers compute on what comes in, and leave its random state."""
-    found = _states(model)
+    found = list(_states(model).values())
     steps = [state.random.step for state in found]
     for state in found:
         state.rounds = False
@@ -74,6 +76,13 @@ def without_rounding(model: nn.Module) -> Iterator[None]:
             state.random.step = step
 
 
-def _states(model: nn.Module) -> list[LayerState]:
-    modules = (module for module in model.modules() if hasattr(module, "_limprec"))
-    return [module._limprec for module in modules]  # type: ignore[misc]  # no tensor
+def _teller(layer: str, watcher: Watcher) -> Teller:
+    def tell(role: str, before: Tensor, after: Tensor, precision: Precision) -> None:
+        watcher(RoundingEvent(layer, role, before.detach(), after.detach(), precision))
+
+    return tell
+
+
+def _states(model: nn.Module) -> dict[str, LayerState]:
+    layers = ((name, m) for name, m in model.named_modules() if hasattr(m, "_limprec"))
+    return {name: layer._limprec for name, layer in layers}
