@@ -13,7 +13,7 @@ extern const Kernels LIMPREC_TABLE;  // of this instruction set
 
 namespace LIMPREC_LEVEL {
 
-constexpr int CHUNK = 512;
+constexpr int CHUNK = 256;
 
 struct Buffers {
   float g[CHUNK], w[CHUNK], p[CHUNK], carry[CHUNK], total[CHUNK];
