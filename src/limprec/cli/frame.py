@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -33,7 +35,9 @@ def run(commands: Mapping[str, str], argv: Sequence[str]) -> int:
         argv: the arguments; none at all asks for help.
     """
     try:
-        code = _invoke(commands, list(argv) or ["--help"])
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
+            code = _invoke(commands, list(argv) or ["--help"])
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -147,6 +151,16 @@ def _fail(line: str, code: int) -> int:
     with suppress(BrokenPipeError):
         print("limprec:", " ".join(line.split()), file=sys.stderr)
     return code
+
+
+def _show_warning(
+    usual: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any
+) -> None:
+    """Print a warning of ours in one line; the others as Python does."""
+    if category.__module__.partition(".")[0] == "limprec":
+        _fail(f"warning: {message}", 0)
+    else:
+        usual(message, category, *rest)
 
 
 def _silence_stdout() -> None:
