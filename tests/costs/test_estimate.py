@@ -124,6 +124,7 @@ def test_a_layer_that_the_plan_leaves_runs_in_the_carrier() -> None:
     assert half.plan == "no plan"
 
 
+@pytest.mark.filterwarnings("ignore::limprec.errors.GuidelineWarning")
 def test_levels_go_by_the_size_of_the_whole_tensor() -> None:
     model = nn.Linear(1024, 512, bias=False)  # 512 KiB in 8 bits, 2 MiB in fp32
     c = cost(model, EIGHT, (1024,), 16, optimizer="sgd", writeback="nearest", against=("fp32",))
