@@ -8,40 +8,20 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#if defined(LIMPREC_X86)
-#include <cpuid.h>
-#endif
-
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "grouped.h"
+#include "simd.h"
 
 namespace limprec {
 namespace {
 
 using torch::stable::Tensor;
 
-Simd best_simd() {
-#if defined(LIMPREC_X86)
-  static const Simd best = [] {
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-      return Simd::AVX512;
-    unsigned a, b, c, d;
-    const bool half = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
-    return half && __builtin_cpu_supports("avx2") ? Simd::AVX2 : Simd::PORTABLE;
-  }();
-  return best;
-#else
-  return Simd::PORTABLE;
-#endif
-}
-
 Level level_of(Simd asked) {
-  const Simd best = best_simd(), level = asked == Simd::AUTO ? best : asked;
-  STD_TORCH_CHECK(level <= best, "this CPU lacks the instruction set asked for");
+  const Simd level = usable_simd(asked);
 #if defined(LIMPREC_X86)
   if (level == Simd::AVX512) return {AVX512, SCALED_AVX512};
   if (level == Simd::AVX2) return {AVX2, SCALED_AVX2};

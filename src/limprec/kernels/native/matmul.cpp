@@ -12,6 +12,8 @@
 #include <memory>
 #include <new>
 
+#include "simd.h"
+
 namespace limprec {
 namespace {
 
@@ -119,23 +121,8 @@ MatmulPlan make_matmul_plan(const Plan& sum, const Plan* product, bool float32, 
   return plan;
 }
 
-Simd usable(Simd asked) {
-#if defined(LIMPREC_X86)
-  static const Simd best = [] {
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-      return Simd::AVX512;
-    return __builtin_cpu_supports("avx2") ? Simd::AVX2 : Simd::PORTABLE;
-  }();
-#else
-  constexpr Simd best = Simd::PORTABLE;
-#endif
-  STD_TORCH_CHECK(asked <= best, "this CPU lacks the instruction set asked for");
-  return asked == Simd::AUTO ? best : asked;
-}
-
 const MatmulKernels& matmul_kernels(Simd asked) {
-  const Simd level = usable(asked);
+  const Simd level = usable_simd(asked);
 #if defined(LIMPREC_X86)
   if (level == Simd::AVX512) return MATMUL_AVX512;
   if (level == Simd::AVX2) return MATMUL_AVX2;

@@ -1,3 +1,4 @@
+// Asking the CPU what it has.
 #include "simd.h"
 
 #include <torch/headeronly/util/Exception.h>
