@@ -58,6 +58,8 @@ class OptimizerSpec:
         bad: arguments that are refused, and what the error says.
         matrices: whether it takes matrices alone.
         elementwise: whether an element's update depends on that element alone.
+        vector_states: the states of vectors, where they are others.
+        own_memory: whether its states are float32 whatever the options, and have their own shapes.
     """
 
     ours: type[WriteBackOptimizer]
@@ -71,19 +73,20 @@ class OptimizerSpec:
     bad: tuple[tuple[Options, str], ...] = ()
     matrices: bool = False
     elementwise: bool = True
+    vector_states: tuple[str, ...] = ()
+    own_memory: bool = False
 
     def __str__(self) -> str:
         """Name the test."""
         return self.ours.__name__
 
-    @property
-    def shared_defaults(self) -> tuple[str, ...]:
-        """Return the arguments whose defaults are those of torch.optim."""
-        return ("lr", *self.grid)
-
     def states_of(self, p: Tensor) -> tuple[str, ...]:
         """Return the states of one parameter."""
-        return self.states
+        return self.states if p.ndim > 1 or not self.vector_states else self.vector_states
+
+    def keeping(self, options: Options) -> Options:
+        """Return options of a ``Keeping`` without those that it refuses."""
+        return {n: v for n, v in options.items() if n != "state_format" or not self.own_memory}
 
     def parameters(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[Tensor]:
         """Return parameters that it takes, about 1 in size, the same numbers in every dtype."""
@@ -187,7 +190,52 @@ RMSPROP = OptimizerSpec(
     bad=(BAD_EPS, ({"alpha": 1.0}, "alpha is 1.0"), ({"momentum": -0.1}, "momentum is -0.1")),
 )
 
-SPECS = [SGD, ADAM, ADAMW, LION, RMSPROP]
+ADAFACTOR = OptimizerSpec(
+    lp.optim.Adafactor,
+    torch.optim.Adafactor,
+    {
+        "beta2_decay": [-0.8, -0.5, 0.0],
+        "eps": [(None, 1e-3), (1e-10, 0.1)],
+        "d": [1.0, 2.0],
+        "weight_decay": [0.0, 0.01],
+        "maximize": [False, True],
+    },
+    lr=0.02,
+    states=("row_var", "col_var"),
+    typical={"weight_decay": 0.1},
+    bad=(
+        ({"beta2_decay": 0.1}, "beta2_decay is 0.1; give 0 or less"),
+        ({"d": 0.5}, "d is 0.5; give 1 or more"),
+        ({"eps": (None, -1.0)}, "eps is -1.0; give 0 or more"),
+        ({"state_format": "bf16"}, "state_format bf16; leave it out"),
+    ),
+    elementwise=False,
+    vector_states=("variance",),
+    own_memory=True,
+)
+MUON = OptimizerSpec(
+    lp.optim.Muon,
+    torch.optim.Muon,
+    {
+        "weight_decay": [0.0, 0.1],
+        "momentum": [0.0, 0.5, 0.95],
+        "nesterov": [False, True],
+        "ns_steps": [3, 5],
+        "adjust_lr_fn": [None, "original", "match_rms_adamw"],
+    },
+    lr=0.02,
+    states=("momentum_buffer",),
+    bad=(
+        ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"ns_steps": 0}, "ns_steps is 0; give 1 to 99"),
+        ({"ns_coefficients": (1.0, 2.0)}, "give three numbers"),
+        ({"adjust_lr_fn": "wild"}, "unknown adjust_lr_fn 'wild'; use one of original"),
+    ),
+    matrices=True,
+    elementwise=False,
+)
+
+SPECS = [SGD, ADAM, ADAMW, LION, RMSPROP, ADAFACTOR, MUON]
 
 
 @dataclass(frozen=True)

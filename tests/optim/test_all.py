@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import problem
 from specs import (
     ADAMW,
     BF16,
@@ -42,26 +43,6 @@ KEPT = [
     for name, keeping in KEEPINGS.items()
     if writeback is not WriteBack.SPLIT or (keeping.dtype == BF16 and keeping.format == "bf16")
 ]
-
-
-def problem(dtype: torch.dtype = FP32, seed: int = 0) -> tuple[nn.Module, Any]:
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).to(dtype)
-    generator = torch.Generator().manual_seed(9)
-    x = torch.randn(32, 6, generator=generator).to(dtype)
-    y = torch.randint(3, (32,), generator=generator)
-
-    def loss() -> Tensor:
-        return nn.functional.cross_entropy(model(x).float(), y)
-
-    return model, loss
-
-
-def fit(loss: Any, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss().backward()
-        optimizer.step()
 
 
 def everything(optimizer: WriteBackOptimizer, params: Iterable[Tensor]) -> list[dict[str, Any]]:
@@ -116,9 +97,8 @@ def test_defaults_are_those_of_torch(spec: OptimizerSpec) -> None:
         return
     p = nn.Parameter(torch.zeros(2, 2))
     ours, theirs = spec.ours([p]).defaults, spec.peer([p]).defaults
-    for name in spec.shared_defaults:
+    for name in ("lr", *spec.grid):
         assert ours[name] == theirs[name], name
-    assert {*spec.grid, "lr"} - {*spec.shared_defaults} == set()
 
 
 @every_optimizer
@@ -132,8 +112,8 @@ def test_bfloat16_follows_float64(spec: OptimizerSpec) -> None:
     off = {}
     for writeback in ("nearest", "kahan"):
         params = spec.parameters(BF16)
-        stochastic = {"state_format": "fp32", "compensation_rounding": "stochastic"}
-        optimizer = spec.make(params, lr=rate, writeback=writeback, **stochastic)
+        options = {"state_format": "fp32", "compensation_rounding": "stochastic"}
+        optimizer = spec.make(params, lr=rate, writeback=writeback, **spec.keeping(options))
         run(optimizer, params, steps)
         off[writeback] = _distance([optimizer.exact(p) for p in params], exact)
     assert off["nearest"] > 0.9 * moved  # nearly every update is lost
@@ -153,7 +133,7 @@ def test_all_stays_in_its_format_and_memory(
     spec: OptimizerSpec, writeback: WriteBack, keeping: Keeping
 ) -> None:
     params = spec.parameters(keeping.dtype)
-    optimizer = spec.make(params, writeback=writeback, **keeping.options)
+    optimizer = spec.make(params, writeback=writeback, **spec.keeping(keeping.options))
     run(optimizer, params, range(3))
     carries = {
         WriteBack.KAHAN: ("compensation", keeping.compensation),
@@ -166,7 +146,7 @@ def test_all_stays_in_its_format_and_memory(
         assert _is_in(p, keeping.format)
         state = {n: v for n, v in optimizer.state[p].items() if isinstance(v, Tensor)}
         formats = optimizer.formats_of(p)
-        expected = {n: _memory(n, keeping) for n in spec.states_of(p)}
+        expected = {n: _memory(spec, n, keeping) for n in spec.states_of(p)}
         expected |= dict([carries[writeback]]) if writeback in carries else {}
         blocks = {n + "_scale": torch.uint8 for n, t in expected.items() if t in (E4M3, E5M2)}
         blocks = {n: t for n, t in blocks.items() if not n.startswith(("compensation", "pending"))}
@@ -180,10 +160,12 @@ def test_all_stays_in_its_format_and_memory(
             whole = state[name].nbytes
             whole += state[name + "_scale"].nbytes if name + "_scale" in blocks else 0
             if keeping.dtype != FP32:  # a simulation keeps few bits in a wide carrier
-                assert bits[name] <= 8 * whole / p.numel() < bits[name] + 8
+                assert bits[name] <= 8 * whole / state[name].numel() < bits[name] + 8
 
 
-def _memory(name: str, keeping: Keeping) -> torch.dtype:
+def _memory(spec: OptimizerSpec, name: str, keeping: Keeping) -> torch.dtype:
+    if spec.own_memory:
+        return FP32
     return keeping.second if name in SECOND_MOMENTS else keeping.state
 
 
@@ -198,7 +180,7 @@ def test_save_kill_load_goes_on_bit_for_bit(
     spec: OptimizerSpec, writeback: WriteBack, keeping: Keeping
 ) -> None:
     def make(params: Sequence[Tensor]) -> WriteBackOptimizer:
-        return spec.make(params, writeback=writeback, seed=5, **keeping.options)
+        return spec.make(params, writeback=writeback, seed=5, **spec.keeping(keeping.options))
 
     straight = spec.parameters(keeping.dtype)
     never_stopped = make(straight)
@@ -238,8 +220,9 @@ def test_a_step_is_replayed_from_its_state_and_seed(
         run(optimizer, params, range(3))
         runs.append(everything(optimizer, params))
     assert_same(runs[0], runs[1])
-    with pytest.raises(AssertionError):
-        assert_same(runs[0], runs[2])  # states are rounded stochastically
+    if writeback in ("stochastic", "kahan", "lazy") or not spec.own_memory:
+        with pytest.raises(AssertionError):
+            assert_same(runs[0], runs[2])  # compensations and narrow states are stochastic
 
 
 @pytest.mark.parametrize(
@@ -284,29 +267,6 @@ def test_making_the_optimizer_rounds_and_remembers(spec: OptimizerSpec) -> None:
     assert torch.equal(optimizer.exact(p), before)
 
 
-@every_write_back
-def test_full_precision_in_and_out(writeback: WriteBack) -> None:
-    """An fp32 checkpoint comes back as near as what lies beside the parameter can hold it."""
-    model, loss = problem(BF16)
-    optimizer = ADAMW.make(model.parameters(), writeback=writeback)
-    fit(loss, optimizer, 2)
-    generator = torch.Generator().manual_seed(3)
-    state = {n: torch.randn(p.shape, generator=generator) for n, p in model.named_parameters()}
-    optimizer.load_full_precision_state_dict(state, model)
-    back = optimizer.full_precision_state_dict(model)
-    eps = {"nearest": 2**-8, "stochastic": 2**-8, "kahan": 2**-16, "lazy": 2**-16}
-    for name, p in model.named_parameters():
-        assert torch.equal(p, state[name].bfloat16()) or writeback is WriteBack.SPLIT
-        assert back[name].dtype == FP32
-        off = (back[name] - state[name]).abs() / state[name].abs()
-        assert float(off.max()) <= eps.get(writeback, 0)
-    bad = {**state, "0.weight": torch.zeros(2)}
-    before = everything(optimizer, model.parameters())
-    with pytest.raises(OptimizerError, match=r"0.weight is of shape \(2,\).*of shape \(8, 6\)"):
-        optimizer.load_full_precision_state_dict(bad, model)
-    assert_same(before, everything(optimizer, model.parameters()))
-
-
 # Manners
 
 
@@ -317,7 +277,7 @@ def test_groups_have_their_own_options(spec: OptimizerSpec) -> None:
         [
             {"params": narrow},
             {"params": plain, "format": "dfx6", "writeback": "stochastic"},
-            {"params": out, "writeback": "nearest", "state_format": "fp32", "lr": 2 * spec.lr},
+            {"params": out, "writeback": "nearest", "lr": 2 * spec.lr},
         ]
     )
     run(optimizer, [*narrow, *plain, *out], range(2))
@@ -428,6 +388,8 @@ def test_a_scaler_skips_what_overflows(spec: OptimizerSpec) -> None:
 
 @every_optimizer
 def test_maximize_climbs(spec: OptimizerSpec) -> None:
+    if "maximize" not in spec.grid:
+        return
     down, up = spec.parameters(), spec.parameters()
     descent, ascent = spec.make(down), spec.make(up, maximize=True)
     for p, q, g in zip(down, up, gradients(down, 0), strict=True):
@@ -501,6 +463,8 @@ def test_no_parameters_and_no_elements(spec: OptimizerSpec) -> None:
 @every_optimizer
 @pytest.mark.parametrize("layout", ["transposed", "strided"])
 def test_layouts_change_no_bits(spec: OptimizerSpec, layout: str) -> None:
+    if not spec.elementwise:  # sums are in a free order
+        return
     results = []
     for plain in (True, False):
         memory = torch.randn(12, 20, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -513,18 +477,6 @@ def test_layouts_change_no_bits(spec: OptimizerSpec, layout: str) -> None:
             p.grad.copy_(g)
             optimizer.step()
         results.append(everything(optimizer, [p]))
-    assert_same(*results)
-
-
-@pytest.mark.parametrize("offload", [False, True])
-@every_write_back
-def test_offloading_changes_no_bits(writeback: WriteBack, offload: bool) -> None:
-    results = []
-    for away in (False, offload):
-        params = ADAMW.parameters(BF16)
-        optimizer = ADAMW.make(params, writeback=writeback, offload=away)
-        run(optimizer, params, range(2))
-        results.append(everything(optimizer, params))
     assert_same(*results)
 
 
@@ -549,7 +501,8 @@ BAD: list[tuple[Options, type[Exception], str]] = [
 
 @every_optimizer
 def test_bad_options_change_nothing(spec: OptimizerSpec) -> None:
-    cases = [*BAD, *((options, OptimizerError, message) for options, message in spec.bad)]
+    common = [case for case in BAD if case[0].keys() <= spec.keeping(case[0]).keys()]
+    cases = [*common, *((options, OptimizerError, message) for options, message in spec.bad)]
     good = spec.parameters()
     optimizer = spec.make(good)
     for options, error, message in cases:

@@ -22,9 +22,10 @@ class Adafactor(WriteBackOptimizer):
     """``torch.optim.Adafactor`` for parameters of few bits (Shazeer & Stern, arXiv 1804.04235).
 
     The second moment of a matrix is kept as one number a row and one a column, in float32
-    whatever the parameter's format: that costs next to nothing. With b = t^beta2_decay, rows
-    r = r + b * (mean of grad^2 along the columns - r), columns c likewise along the rows, and
-    V = r c / mean(r); vectors keep V whole. d = grad / sqrt(max(V, eps1^2)), divided by
+    (float64 for float64 parameters) whatever the format: that costs next to nothing. With
+    b = t^beta2_decay, rows r = r + b * (mean of grad^2 along the columns - r), columns c likewise
+    along the rows, and V = r c / mean(r); vectors keep V whole.
+    d = grad / sqrt(max(V, eps1^2)), divided by
     max(1, rms(d) / d_max);
     u = -max(eps2, rms(p)) * min(lr, 1 / sqrt(t)) * d - lr * weight_decay * p
     is added to p by the write-back. Means and norms are sums in a free order: the update agrees
@@ -96,7 +97,8 @@ class Adafactor(WriteBackOptimizer):
 
     def _states(self, p: Tensor, group: dict[str, Any]) -> dict[str, Storage]:
         require_whole(p, "Adafactor")
-        kept = Storage(Precision(dtype_format(torch.float32, "Adafactor")), torch.float32)
+        dtype = computing_dtype(p)
+        kept = Storage(Precision(dtype_format(dtype, "Adafactor")), dtype)
         return dict.fromkeys(("row_var", "col_var") if p.ndim > 1 else ("variance",), kept)
 
     def _state_shape(self, p: Tensor, name: str) -> torch.Size:
@@ -123,12 +125,12 @@ class Adafactor(WriteBackOptimizer):
         square = grad * grad
         if p.ndim > 1:
             row, col = state["row_var"], state["col_var"]
-            row.lerp_(square.mean(dim=-1, keepdim=True).to(row.dtype), weight)
-            col.lerp_(square.mean(dim=-2, keepdim=True).to(col.dtype), weight)
+            row.lerp_(square.mean(dim=-1, keepdim=True), weight)
+            col.lerp_(square.mean(dim=-2, keepdim=True), weight)
             moment = row @ col / row.mean(dim=-2, keepdim=True).clamp(min=eps1)
         else:
-            moment = state["variance"].lerp_(square.float(), weight)
-        direction = moment.clamp(min=eps1 * eps1).rsqrt().to(grad.dtype) * grad
+            moment = state["variance"].lerp_(square, weight)
+        direction = moment.clamp(min=eps1 * eps1).rsqrt() * grad
         too_long = (_rms(direction) / group["d"]).clamp(min=1.0)
         rate = min(float(group["lr"]), count**-0.5)
         factor = -rate * _rms(self._wide(p)).clamp(min=eps2) / too_long

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...errors import KernelError
 from ..dispatch import Backend
 from ..native import steps as native
+from ..triton import steps as triton
 from . import reference
 from .reference import Slots
 from .spec import StepKey, StepSpec
@@ -32,13 +32,25 @@ def step(
     Raises:
         KernelError: if the backend that is asked for has no kernel for the step or a tensor.
     """
-    if backend is Backend.NATIVE or (backend is Backend.AUTO and native.can_step(spec, slots)):
+    if backend is Backend.AUTO:
+        backend = _fastest(spec, slots)
+        if backend is Backend.REFERENCE and len(slots) > 1:  # a kernel may take some of them
+            for one, key in zip(slots, keys, strict=True):
+                step(spec, (one,), scalars, (key,))
+            return
+    if backend is Backend.NATIVE:
         native.step(spec, slots, scalars, keys)
-        return
-    if backend is Backend.TRITON:
-        raise KernelError("triton backend", "no kernel for optimizer steps", "use Backend.AUTO")
-    for one, key in zip(slots, keys, strict=True):
-        if backend is Backend.AUTO and native.can_step(spec, (one,)):
-            native.step(spec, (one,), scalars, (key,))
-        else:
+    elif backend is Backend.TRITON:
+        triton.step(spec, slots, scalars, keys)
+    else:
+        for one, key in zip(slots, keys, strict=True):
             reference.step(spec, one, scalars, key)
+
+
+def _fastest(spec: StepSpec, slots: Sequence[Slots]) -> Backend:
+    """Return the fastest backend that takes all these tensors."""
+    if native.can_step(spec, slots):
+        return Backend.NATIVE
+    if all(one.p.is_cuda for one in slots) and triton.can_step(spec, slots):
+        return Backend.TRITON
+    return Backend.REFERENCE

@@ -27,7 +27,7 @@ _loaded: tuple[bool, str | None] | None = None
 _warned = False
 
 
-def _load() -> tuple[bool, str | None]:
+def loaded() -> tuple[bool, str | None]:
     """Import the kernels once; return whether they are interpreted, or why they are not there."""
     global _loaded
     if _loaded is None:
@@ -42,7 +42,7 @@ def _load() -> tuple[bool, str | None]:
 
 def missing() -> str | None:
     """Return why Triton cannot be used, None if it can."""
-    return _load()[1]
+    return loaded()[1]
 
 
 def can_round(x: Tensor, precision: Precision) -> bool:
@@ -53,10 +53,10 @@ def can_round(x: Tensor, precision: Precision) -> bool:
     """
     if not is_supported(precision.format, x.dtype):
         return False
-    interpreted, problem = _load()
+    interpreted, problem = loaded()
     if problem is not None:
         if x.is_cuda:
-            _warn_once(problem)
+            warn_once(problem)
         return False
     return x.is_cuda or (interpreted and x.is_cpu)
 
@@ -100,7 +100,7 @@ def round_to(
     return out
 
 
-def _warn_once(problem: str) -> None:
+def warn_once(problem: str) -> None:
     global _warned
     if not _warned:
         _warned = True

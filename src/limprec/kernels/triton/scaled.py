@@ -51,6 +51,13 @@ def ordered(bits: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def mx_scale(top: tl.tensor, PEAK: tl.constexpr) -> tl.tensor:
+    """Return the exponent of the scale of an MX block whose largest magnitude is ``top``."""
+    scale = tl.minimum(tl.maximum(exponent_of(tl.maximum(top, 1)) - PEAK, -127), 127)
+    return tl.where(top > 0, scale, -127)
+
+
+@triton.jit
 def round_mx(
     bits: tl.tensor,
     word: tl.tensor,
@@ -68,8 +75,7 @@ def round_mx(
     ``top`` is the largest magnitude of the block; the element's format moves with the scale.
     """
     magnitude, negative = bits & 0x7FFFFFFF, bits < 0
-    scale = tl.minimum(tl.maximum(exponent_of(tl.maximum(top, 1)) - PEAK, -127), 127)
-    scale = tl.where(top > 0, scale, -127)
+    scale = mx_scale(top, PEAK)
     least = scale + LEAST
     if KIND == MX_FLOATING:
         step = tl.maximum(exponent_of(magnitude), scale + STEP) - BITS

@@ -133,10 +133,10 @@ def _spec_of(fmt: Format) -> Spec:
         return _floating(fmt)
     if isinstance(fmt, FixedPoint):
         kind = Kind.WRAPPING if fmt.overflow == "wrap" else Kind.SATURATING
-        highest = fmt.code_max if kind is Kind.WRAPPING else _magnitude(fmt.max)
+        highest = fmt.code_max if kind is Kind.WRAPPING else magnitude_of(fmt.max)
         lsb = -fmt.fraction_bits
         return Spec(
-            kind, bits=fmt.bits, step=lsb, least=lsb, highest=highest, lowest=_magnitude(-fmt.min)
+            kind, bits=fmt.bits, step=lsb, least=lsb, highest=highest, lowest=magnitude_of(-fmt.min)
         )
     if isinstance(fmt, DynamicFixedPoint):
         return Spec(Kind.DYNAMIC, bits=fmt.bits, highest=fmt.code_max)
@@ -150,7 +150,7 @@ def _spec_of(fmt: Format) -> Spec:
 
 
 def _floating(fmt: FloatingPoint) -> Spec:
-    highest = _magnitude(fmt.max)
+    highest = magnitude_of(fmt.max)
     if fmt.overflow == "saturate" or not (fmt.has_infinity or fmt.has_nan):
         beyond = highest
     else:
@@ -181,7 +181,7 @@ def text_of(precision: Precision) -> str:
     return str(precision)
 
 
-def _magnitude(value: float) -> int:
+def magnitude_of(value: float) -> int:
     """Return the bits of a non-negative float32."""
     (bits,) = struct.unpack("<i", struct.pack("<f", abs(value)))
     return int(bits)
