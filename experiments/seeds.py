@@ -4,13 +4,15 @@
 
 FOLDER is searched for result.json files (or holds kept ones). Differences are taken seed by seed
 against the first label, fp32: a seed gives all of them the same weights and the same batches.
-``--keep`` copies the results there as LABEL-SEED.json, to be committed; ``--figure`` draws the
+``--keep`` copies the results there as LABEL-SEED.json, to be committed, without the folder of a
+text; ``--figure`` draws the
 differences in loss, a dot a seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import html
 import statistics
 from collections.abc import Sequence
@@ -85,7 +87,7 @@ def figure(results: Sequence[RunResult]) -> str:
     ]
     parts += [
         f'<text x="{place(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{tick:+.3f}</text>'
-        for tick in (low, 0.0, high)
+        for tick in (0.0, max(every, key=abs))
     ]
     for number, (label, group) in enumerate(gaps.items()):
         y = top + row * (number + 0.5)
@@ -120,7 +122,10 @@ def main() -> None:
         write_text(given.figure, figure(results))
     if given.keep is not None:
         given.keep.mkdir(parents=True, exist_ok=True)
-        for result in results:
+        for found in results:
+            kind, colon, place = found.config["data"].partition(":")
+            data = kind + colon + Path(place).name
+            result = dataclasses.replace(found, config={**found.config, "data": data})
             name = f"{result.label.replace(' ', '-')}-{result.config['seed']}.json"
             result.save(given.keep / name)
 
