@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "guideline": "limprec.cli.guideline",
     "cost": "limprec.cli.cost",
     "diagnose": "limprec.cli.diagnose",
+    "search": "limprec.cli.search",
     "formats": "limprec.cli.formats",
 }
 """Command name -> module; the function of the command bears the command's name."""
