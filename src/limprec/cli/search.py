@@ -49,7 +49,7 @@ def search(
     within: Annotated[
         float, typer.Option(help="Points of accuracy that the plan may lie below the reference.")
     ] = 0.2,
-    trials: Annotated[int, typer.Option(help="Trainings in all, of one epoch number each.")] = 30,
+    trials: Annotated[int, typer.Option(help="Trainings in all, those stopped early too.")] = 30,
     seeds: Annotated[
         int,
         typer.Option(help="Seeds of the final training of the plan and the reference; 0: none."),

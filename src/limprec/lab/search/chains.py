@@ -26,7 +26,7 @@ def thinned(chain: Sequence[Levels], price: Callable[[Levels], float]) -> list[L
     if not falling:
         return []
     step = math.log(first / least) / MOST
-    kept = []
+    kept: list[Levels] = []
     for cost, levels in falling[:-1]:
         if math.log(first / cost) >= step * (len(kept) + 1) and len(kept) < MOST - 1:
             kept.append(levels)

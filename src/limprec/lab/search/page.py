@@ -82,8 +82,8 @@ def _front(outcome: Outcome) -> str:
     for color, origin in zip(_COLORS[3:] * 2, dict.fromkeys(t.origin for t in done), strict=False):
         mine = [t for t in done if t.origin == origin]
         points(mine, origin, mode="markers", marker={"color": color, "size": 9})
-    points([outcome.chosen], "chosen", mode="markers",
-           marker={"color": _COLORS[1], "size": 16, "symbol": "circle-open", "line": {"width": 3}})  # fmt: skip
+    ring = {"color": _COLORS[1], "size": 16, "symbol": "circle-open", "line": {"width": 3}}
+    points([outcome.chosen], "chosen", mode="markers", marker=ring)
     reference = outcome.reference.accuracy
     assert reference is not None
     figure.add_hline(y=reference - outcome.settings.within / 100, line_dash="dot", opacity=0.5)

@@ -1,8 +1,8 @@
 """How much each role of each layer suffers from fewer bits: the order in which to narrow them.
 
-A short training under the reference is watched. Each tensor that a layer rounds there is rounded in
-every choice as well, and the noise that this adds is measured as the diagnosis measures it: noise to
-signal, sum((x - q)^2) / sum(x^2). So the tensors are those of a healthy training.
+A short training under the reference is watched. Each tensor that a layer rounds there is rounded
+in every choice as well, and the noise that this adds is measured as the diagnosis measures it:
+noise to signal, sum((x - q)^2) / sum(x^2). So the tensors are those of a healthy training.
 
 Noise of stochastic rounding has mean 0, and momentum averages it over steps: in errors and
 gradients it counts (1 - m) / (1 + m), the variance that the moving mean of momentum m leaves of

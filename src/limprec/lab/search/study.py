@@ -1,7 +1,7 @@
 """The record of a search in one of Optuna's storages: found again, shared and never half written.
 
-Everything that a search knows is in the study, so that any machine can go on with it: what it is of,
-the measured noise, and every trial with its plan.
+Everything that a search knows is in the study, so that any machine can go on with it: what it is
+of, the measured noise, and every trial with its plan.
 """
 
 from __future__ import annotations
@@ -14,20 +14,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.distributions import IntDistribution
-from optuna.storages.journal import (
-    JournalFileBackend,
-    JournalFileOpenLock,
-    JournalFileSymlinkLock,
-    JournalStorage,
-)
-from optuna.trial import FrozenTrial, TrialState
-
-from ...errors import LabError
+from ...errors import IntegrationError, LabError
 from .front import Trial
 from .settings import SearchSettings
 from .space import Levels, Space
+
+try:
+    import optuna
+    from optuna.distributions import BaseDistribution, IntDistribution
+    from optuna.storages.journal import (
+        JournalFileBackend,
+        JournalFileOpenLock,
+        JournalFileSymlinkLock,
+        JournalStorage,
+    )
+    from optuna.trial import FrozenTrial, TrialState
+except ModuleNotFoundError as error:
+    if error.name != "optuna":
+        raise
+    raise IntegrationError(
+        "search", "Optuna is not installed", "install it with: pip install 'limprec[search]'"
+    ) from None
 
 _IDENTITY, _NOISE, _RECORD = "limprec:search", "limprec:noise", "limprec:trial"
 _ORIGIN, _WORKER = "limprec:origin", "limprec:worker"
@@ -53,7 +60,7 @@ class Study:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space = space
-        self._distributions = {
+        self._distributions: dict[str, BaseDistribution] = {
             v.name: IntDistribution(0, len(v.choices) - 1) for v in space.variables
         }
         try:

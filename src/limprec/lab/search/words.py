@@ -56,7 +56,7 @@ def front_rows(outcome: Outcome) -> Rows:
     reference, objective = outcome.reference, outcome.settings.objective
     shown = outcome.front
     shown += [t for t in (outcome.chosen, reference) if t not in shown]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for trial in sorted(dict.fromkeys(shown), key=lambda t: t.price):
         mark = "chosen" if trial == outcome.chosen else ""
         mark = "reference" if trial == reference else mark
@@ -71,7 +71,8 @@ def front_rows(outcome: Outcome) -> Rows:
                 mark,
             )
         )
-    return ("plan", "proposed by", objective, "against", "held-out accuracy", ""), rows
+    header = ("plan", "proposed by", objective, "against", "held-out accuracy", "")
+    return header, rows
 
 
 def layers(outcome: Outcome, trial: Trial) -> Rows:
@@ -88,7 +89,7 @@ def final_rows(outcome: Outcome) -> Rows:
     """Return the final trainings, a row a plan."""
     prices = {t.name: t.price for t in outcome.trials if t.trained}
     reference, objective = outcome.reference, outcome.settings.objective
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for label, group in by_label(outcome.final).items():
         cost = prices[label]
         rows.append(
