@@ -2,6 +2,8 @@
 // elements, in whole vectors.
 #pragma once
 
+#include <stddef.h>
+
 #include "words.h"
 
 namespace limprec::LIMPREC_LEVEL {

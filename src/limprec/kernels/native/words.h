@@ -1,6 +1,8 @@
 // The random words of one element after another, a stretch of any length at a time.
 #pragma once
 
+#include <stddef.h>
+
 #include "carriers.h"
 #include "philox.h"
 
