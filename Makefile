@@ -33,5 +33,5 @@ $(READY): pyproject.toml setup.py constraints.txt $(wildcard src/limprec/kernels
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools -c constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[lab,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[lab,search,dev]'
 	touch $@
