@@ -11,7 +11,8 @@ namespace limprec::LIMPREC_LEVEL {
 static INLINE f32 rest_of(WriteBack strategy, f32 before, f32 y, f32 total, f32 t, float min,
                           float max) {
   const f32 rest = strategy == WriteBack::KAHAN ? y - (t - before) : t == before ? y : f32{};
-  return (total <= max) & (total >= min) ? rest : f32{};
+  const i32 inside = (total <= max) & (total >= min);
+  return inside ? rest : f32{};
 }
 
 // The float32 whose upper half, rounded to nearest away, is p; `low` is the lower half as a signed
