@@ -26,6 +26,7 @@ Level level_of(Simd asked) {
   if (level == Simd::AVX512) return {AVX512, SCALED_AVX512};
   if (level == Simd::AVX2) return {AVX2, SCALED_AVX2};
 #endif
+  (void)level;
   return {PORTABLE, SCALED_PORTABLE};
 }
 
