@@ -209,6 +209,11 @@ def test_lengths_and_offsets(dtype: torch.dtype) -> None:
             check(memory[length % 5 :][:length], parse_precision(name), Key(3, 1, 4, offset))
 
 
+@pytest.mark.parametrize("seed", [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63])
+def test_seeds_of_all_widths(seed: int) -> None:
+    check(torch.full((40,), 0.3), parse_precision("fx8.1:stochastic"), Key(seed))
+
+
 @pytest.mark.parametrize("boundary", [2**34, 2**35, 2**36, 2**61])
 def test_counters_carry(boundary: int) -> None:
     for name in ("fx8.1:stochastic", "fx8.1:stochastic16"):

@@ -27,7 +27,7 @@ def philox(block: tl.tensor, step: tl.tensor, stream: tl.tensor, seed: tl.tensor
     """
     x0, x1 = block.to(tl.uint32), (block >> 32).to(tl.uint32)
     x2, x3 = tl.zeros_like(x0) + step.to(tl.uint32), tl.zeros_like(x0) + stream.to(tl.uint32)
-    k0, k1 = seed.to(tl.uint32), (seed.to(tl.int64) >> 32).to(tl.uint32)
+    k0, k1 = seed.to(tl.uint32), (seed.to(tl.uint64) >> 32).to(tl.uint32)
     for _ in tl.static_range(ROUNDS):
         y0, y2 = x0, x2
         x0, x2 = tl.umulhi(y2, MULTIPLIER_1) ^ x1 ^ k0, tl.umulhi(y0, MULTIPLIER_0) ^ x3 ^ k1
