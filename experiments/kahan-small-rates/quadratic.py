@@ -78,23 +78,17 @@ def measure(fmt: str, writeback: str, rate: float) -> list[list[float]]:
 
 def table(rows: dict[str, list[list[float]]]) -> str:
     """Return the errors in ulps as Markdown: mean and standard deviation over the seeds."""
-    head = [f"rate {rate:g}, noise {noise:g}" for rate in RATES for noise in NOISES]
     parts = []
     for fmt, ulp in FORMATS.items():
-        parts += [f"### {fmt}\n", "| write-back | " + " | ".join(head) + " |"]
-        parts.append("|---|" + "---:|" * len(head))
-        for writeback in WRITEBACKS:
-            keys = [f"{fmt}, {writeback}, {rate:g}" for rate in RATES]
-            if not any(key in rows for key in keys):
-                continue
+        names = [name for name in WRITEBACKS if any(f"{fmt}, {name}, {r:g}" in rows for r in RATES)]
+        parts += [f"### {fmt}\n", "| rate, noise | " + " | ".join(names) + " |"]
+        parts.append("|---|" + "---:|" * len(names))
+        for rate, (place, noise) in itertools.product(RATES, enumerate(NOISES)):
             cells = []
-            for key, place in itertools.product(keys, range(len(NOISES))):
-                errors = [error / ulp for error in rows[key][place]] if key in rows else []
-                mean, spread = (
-                    f(errors) if errors else 0 for f in (statistics.fmean, statistics.stdev)
-                )
-                cells.append(f"{mean:.3g} ± {spread:.1g}" if errors else "")
-            parts.append(f"| {writeback} | " + " | ".join(cells) + " |")
+            for name in names:
+                errors = [error / ulp for error in rows[f"{fmt}, {name}, {rate:g}"][place]]
+                cells.append(f"{statistics.fmean(errors):.2f} ± {statistics.stdev(errors):.2f}")
+            parts.append(f"| {rate:g}, {noise:g} | " + " | ".join(cells) + " |")
         parts.append("")
     return "\n".join(parts)
 
