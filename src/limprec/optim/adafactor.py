@@ -40,7 +40,7 @@ class Adafactor(WriteBackOptimizer):
         weight_decay: 0 or more, decoupled.
         foreach: accepted for its default's sake.
         maximize: ascend instead.
-        storage: how everything is kept, see ``StorageOptions``; the states stay in the computing dtype.
+        storage: how everything is kept, see ``StorageOptions``; the states are wide.
 
     Raises:
         OptimizerError: for an option out of range, an unknown write-back, or a sharded parameter.
