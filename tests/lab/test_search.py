@@ -338,3 +338,41 @@ def test_settings_that_cannot_be(change: dict[str, object], message: str) -> Non
     with pytest.raises(LabError) as error:
         settings(**change)
     assert message in str(error.value)
+
+
+def test_two_machines_share_a_study(tmp_path: Path) -> None:
+    data, given = load_data("digits"), settings(trials=4)
+    space = Space(MLP(1024, 10), DFX8, given.formats)
+    file = tmp_path / "study.journal"
+    other = Study(given, space, file, "s")
+    other.propose(space.start, "reference")
+    asked, levels, origin = other.ask()
+    begun: list[Levels] = []
+
+    def ended(trial: Trial, done: int) -> None:
+        begun.append(trial.levels)
+        if len(begun) == 1:  # the other machine is done with the reference
+            plan = DFX8.to_toml()
+            other.tell(asked, Trial(asked.number, levels, "dfx8", plan, 1.0, 0.9, origin))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("limprec.lab.search.study._is_alive", lambda pid: True)
+        found = search_plans(given, data, tmp_path / "b", storage=file, study="s", on_trial=ended)
+    assert space.start not in begun
+    assert len(begun) == len(set(begun)) == 3
+    assert found.reference.accuracy == 0.9
+    assert found.trials[1].origin == "uniform"
+
+
+def test_a_reference_that_another_machine_never_finished(tmp_path: Path) -> None:
+    data, given = load_data("digits"), settings(trials=2)
+    space = Space(MLP(1024, 10), DFX8, given.formats)
+    file = tmp_path / "study.journal"
+    other = Study(given, space, file, "s")
+    other.propose(space.start, "reference")
+    other.ask()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("limprec.lab.search.study._is_alive", lambda pid: True)
+        found = search_plans(given, data, tmp_path / "b", storage=file, study="s")
+    assert [t.origin for t in found.trials] == ["uniform", "sensitivity", "reference"]
+    assert found.reference.accuracy is not None

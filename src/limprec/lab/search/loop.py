@@ -154,10 +154,7 @@ class _Search:
         self._noise()
         skipped = 0
         while skipped < SKIPS and (self.trained < self.settings.trials or not self.reference):
-            if self.reference is None:
-                self._propose(self.space.start, "reference")
-            else:
-                self._propose_next()
+            self._propose_next()
             record = self._evaluate()
             skipped = 0 if record.trained else skipped + 1
             self.trials = self.study.trials()
@@ -188,6 +185,16 @@ class _Search:
         The settings' tolerance and what was skipped are judged anew each time: a study that goes
         on with another tolerance looks for another edge.
         """
+        self.trials = self.study.trials()  # other machines go on too
+        if self.reference is None:
+            # Where another machine is at it, the chains' middles will be asked for anyway.
+            middles = {o: next_of(c, lambda levels: None) for o, c in self.chains.items()}
+            for origin, levels in {"reference": self.space.start, **middles}.items():
+                if levels is not None and self._propose(levels, origin):
+                    return
+            if self.trained >= self.settings.trials:  # that machine may be gone
+                self.study.propose(self.space.start, "reference")
+            return
         for origin, chain in self.chains.items():
             levels = next_of(chain, self._verdict)
             if levels is not None and self._propose(levels, origin):

@@ -38,8 +38,8 @@ except ModuleNotFoundError as error:
 
 _IDENTITY, _NOISE, _RECORD = "limprec:search", "limprec:noise", "limprec:trial"
 _ORIGIN, _WORKER = "limprec:origin", "limprec:worker"
-POPULATION = 8
-"""Of NSGA-II: few, since few trials are affordable."""
+POPULATION = 4
+"""Of NSGA-II: no more than the chains fill, so that it crosses plans and draws none blindly."""
 
 
 class Study:
