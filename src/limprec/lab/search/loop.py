@@ -189,8 +189,9 @@ class _Search:
         if self.reference is None:
             # Where another machine is at it, the chains' middles will be asked for anyway.
             middles = {o: next_of(c, lambda levels: None) for o, c in self.chains.items()}
+            known = {trial.levels for trial in self.trials}
             for origin, levels in {"reference": self.space.start, **middles}.items():
-                if levels is not None and self._propose(levels, origin):
+                if levels and levels not in known and self._propose(levels, origin):
                     return
             if self.trained >= self.settings.trials:  # that machine may be gone
                 self.study.propose(self.space.start, "reference")

@@ -39,7 +39,7 @@ except ModuleNotFoundError as error:
 _IDENTITY, _NOISE, _RECORD = "limprec:search", "limprec:noise", "limprec:trial"
 _ORIGIN, _WORKER = "limprec:origin", "limprec:worker"
 POPULATION = 4
-"""Of NSGA-II: no more than the chains fill, so that it crosses plans and draws none blindly."""
+"""Of NSGA-II: few, since its first plans are drawn at random."""
 
 
 class Study:
