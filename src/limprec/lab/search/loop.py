@@ -29,7 +29,7 @@ from .study import Study
 
 SKIPS = 25
 """Plans that are skipped in a row before the search ends: nothing new is being proposed."""
-CANDIDATES = 3
+CANDIDATES = 5
 """Plans that the final training tries, cheapest first, before the reference is left as it is."""
 
 
@@ -140,6 +140,7 @@ class _Search:
         name = study or f"{run.model}-{run.data}-{plan.name}"
         self.study = Study(settings, self.space, storage or out / "study.journal", name)
         self.trials = self.study.trials()
+        self.refuted: set[Levels] = set()
 
     @property
     def trained(self) -> int:
@@ -204,7 +205,7 @@ class _Search:
     def _verdict(self, levels: Levels) -> bool | None:
         reference, within = self.reference, self.settings.within
         assert reference is not None
-        for trial in self.trials:
+        for trial in self._judged():
             if trial.levels == levels and trial.trained:
                 return passes(trial, reference, within)
         reason = self._why_skip(levels)
@@ -215,7 +216,7 @@ class _Search:
             return None
         samples, within = len(self.data.test), self.settings.within
         price = self.price(levels)
-        return why_skip(levels, price, self.trials, self.reference, within, samples)
+        return why_skip(levels, price, self._judged(), self.reference, within, samples)
 
     def _evaluate(self) -> Trial:
         asked, levels, origin = self.study.ask()
@@ -253,8 +254,7 @@ class _Search:
         """Train the best candidates anew, choose, and write the plans."""
         reference = self.reference
         assert reference is not None
-        candidates = cheapest(self.trials, reference, self.settings.within)
-        chosen, final = self._final(candidates, reference, data)
+        chosen, final = self._final(reference, data)
         outcome = Outcome(
             self.settings,
             tuple(self.trials),
@@ -269,23 +269,36 @@ class _Search:
             write_text(self.out / "plans" / f"{place:02d}-{trial.name}.toml", trial.plan)
         return outcome
 
-    def _final(
-        self, candidates: Sequence[Trial], reference: Trial, data: DataSet
-    ) -> tuple[Trial, list[RunResult]]:
-        """Return the first candidate that holds over the seeds, and the trainings that say so."""
-        seeds = self.settings.seeds
-        if not seeds:
-            return candidates[0], []
-        if candidates[0] is reference:
-            return reference, []
-        final = self._seeds(reference, data)
-        for candidate in candidates[:-1][:CANDIDATES]:
+    def _final(self, reference: Trial, data: DataSet) -> tuple[Trial, list[RunResult]]:
+        """Return the cheapest plan that holds over the seeds, and the trainings that say so.
+
+        For each one that does not, the chain of the sensitivities is asked for a wider one.
+        """
+        final: list[RunResult] = []
+        for _ in range(CANDIDATES):
+            candidate = cheapest(self._judged(), reference, self.settings.within)[0]
+            if candidate.levels == reference.levels or not self.settings.seeds:
+                return candidate, final
+            final += [] if final else self._seeds(reference, data)
             final += self._seeds(candidate, data)
             found = gap(final, reference.name, candidate.name)
             assert found is not None
             if found >= -self.settings.within - 1e-9:
                 return candidate, final
+            self.refuted.add(candidate.levels)
+            levels = next_of(self.chains["sensitivity"], self._verdict)
+            if levels is not None and self._propose(levels, "sensitivity"):
+                record = self._evaluate()
+                self.trials = self.study.trials()
+                self.on_trial(record, self.trained)
         return reference, final
+
+    def _judged(self) -> list[Trial]:
+        """Return the trials, those that the final seeds refuted as failed ones."""
+        return [
+            replace(t, accuracy=None, reason="refuted") if t.levels in self.refuted else t
+            for t in self.trials
+        ]
 
     def _seeds(self, trial: Trial, data: DataSet) -> list[RunResult]:
         run, epochs = self.settings.run, self.settings.final_epochs
