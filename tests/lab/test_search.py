@@ -376,3 +376,18 @@ def test_a_reference_that_another_machine_never_finished(tmp_path: Path) -> None
         found = search_plans(given, data, tmp_path / "b", storage=file, study="s")
     assert [t.origin for t in found.trials] == ["uniform", "sensitivity", "reference"]
     assert found.reference.accuracy is not None
+
+
+def test_a_candidate_that_the_final_seeds_refute_leads_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, given = load_data("digits"), settings(trials=3, seeds=1, within=100.0)
+    gaps = iter([-101.0])
+    monkeypatch.setattr("limprec.lab.search.loop.gap", lambda *given: next(gaps, 0.0))
+    found = search_plans(given, data, tmp_path)
+    labels = list(dict.fromkeys(r.label for r in found.final))
+    assert len(labels) == 3  # the reference, the refuted one, the chosen one
+    assert labels[0] == "dfx8"
+    assert labels[2] == found.chosen.name
+    refuted = next(t for t in found.trials if t.name == labels[1])
+    assert refuted.price < found.chosen.price <= found.reference.price
