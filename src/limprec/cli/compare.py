@@ -25,7 +25,7 @@ from .options import (
     Warmup,
     WeightDecay,
     WideProducts,
-    load_plan,
+    run_config,
     run_folder,
 )
 from .output import Json, print_json, print_table, print_text
@@ -65,13 +65,10 @@ def compare(
     Ends with a table and a report page. A variant that is finished already is read from the
     folder, so an interrupted comparison goes on where it stopped.
     """
-    precision_plan = load_plan(plan, dtype)
-    from ..lab.run import RunConfig
-
-    base = RunConfig.usual(
+    base = run_config(
         model,
         data,
-        precision_plan,
+        plan,
         "nearest",
         epochs=epochs,
         batch_size=batch_size,
@@ -95,9 +92,7 @@ def compare(
     from ..lab.progress import StepProgress, progress_bars
     from ..lab.report import write_report
 
-    folder = run_folder(
-        out, "compare", model, data, precision_plan.name if precision_plan else dtype
-    )
+    folder = run_folder(out, "compare", model, data, base.plan.name if base.plan else dtype)
     with progress_bars() as bars:
         results = run(rows, data_set, folder, on_start=lambda row: [StepProgress(bars, row.title)])
     command = shlex.join(["limprec", *sys.argv[1:]])

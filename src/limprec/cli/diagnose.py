@@ -27,7 +27,7 @@ from .options import (
     Warmup,
     WeightDecay,
     WideProducts,
-    load_plan,
+    run_config,
     run_folder,
 )
 from .output import Json, print_json, print_table, print_text
@@ -93,16 +93,10 @@ def diagnose(
 
         report, folder, title = Report.load(load), out, str(load)
     else:
-        from ..optim.writeback import parse_write_back
-
-        precision_plan = load_plan(plan, dtype)
-        parse_write_back(writeback)
-        from ..lab.run import RunConfig
-
-        config = RunConfig.usual(
+        config = run_config(
             model,
             data,
-            precision_plan,
+            plan,
             writeback,
             compensation_rounding=compensation_rounding,
             epochs=epochs,
@@ -123,7 +117,7 @@ def diagnose(
         from ..lab.diagnosing import diagnose_run
         from ..lab.progress import progress_bars
 
-        name = precision_plan.name if precision_plan else dtype
+        name = config.plan.name if config.plan else dtype
         title = f"{model} on {data}, {name}, {writeback}"
         folder = run_folder(out, "diagnose", model, data, name, writeback)
         with progress_bars() as bars:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from ..lab.run import RunConfig
     from ..plan import Plan
 
 Model = Annotated[str, typer.Option(help="Network: lenet5, mlp, resnet20, gpt-mini.")]
@@ -76,6 +77,34 @@ def load_plan(name: str | None, dtype: str = "float32") -> Plan | None:
     if name is None:
         name = "dfx8" if dtype == "float32" else "fp32"
     return None if name == "fp32" else Plan.load(name)
+
+
+def run_config(
+    model: str,
+    data: str,
+    plan: str | None,
+    writeback: str,
+    *,
+    dtype: str = "float32",
+    **training: Any,
+) -> RunConfig:
+    """Return the run that options describe, what is wrong with them said before the lab loads.
+
+    Args:
+        model: its name.
+        data: the data set's name.
+        plan: as ``load_plan`` takes it.
+        writeback: its name.
+        dtype: what parameters, activations and gradients are kept in.
+        training: the other options, as ``RunConfig.usual`` takes them.
+    """
+    from ..optim.writeback import parse_write_back
+
+    precision_plan = load_plan(plan, dtype)
+    parse_write_back(writeback)
+    from ..lab.run import RunConfig
+
+    return RunConfig.usual(model, data, precision_plan, writeback, dtype=dtype, **training)
 
 
 def run_folder(out: Path | None, *parts: str) -> Path:

@@ -23,7 +23,7 @@ from .options import (
     Seed,
     Warmup,
     WeightDecay,
-    load_plan,
+    run_config,
     run_folder,
 )
 from .output import Json, print_json, print_table, print_text
@@ -96,16 +96,10 @@ def search(
     plan.toml for limprec train --plan, the front's plans, a page and the study. docs/search.md says
     how it searches.
     """
-    from ..optim.writeback import parse_write_back
-
-    reference = load_plan(plan)
-    parse_write_back(writeback)
-    from ..lab.run import RunConfig
-
-    config = RunConfig.usual(
+    config = run_config(
         model,
         data,
-        reference,
+        plan,
         writeback,
         compensation_rounding=compensation_rounding,
         epochs=epochs,
@@ -138,8 +132,8 @@ def search(
     from ..lab.search import search_plans, words
     from ..lab.search.page import write_search_page
 
-    assert reference is not None
-    folder = run_folder(out, "search", model, data, reference.name)
+    assert config.plan is not None
+    folder = run_folder(out, "search", model, data, config.plan.name)
     with progress_bars() as bars:
         task = bars.add_task("search", total=trials, note="", start=False)
 
@@ -165,7 +159,7 @@ def search(
             on_step=moved,
         )
     command = shlex.join(["limprec", *sys.argv[1:]])
-    title = f"{model} on {data}, from {reference.name}, {writeback}"
+    title = f"{model} on {data}, from {config.plan.name}, {writeback}"
     page = write_search_page(outcome, folder / "search.html", title, command)
     if json:
         print_json(outcome.as_dict())

@@ -23,7 +23,7 @@ from .options import (
     Warmup,
     WeightDecay,
     WideProducts,
-    load_plan,
+    run_config,
     run_folder,
 )
 from .output import Json, print_json, print_table, print_text
@@ -63,16 +63,10 @@ def train(
 
     The folder of the run holds checkpoints, metrics.csv, TensorBoard events and result.json.
     """
-    from ..optim.writeback import parse_write_back
-
-    precision_plan = load_plan(plan, dtype)
-    parse_write_back(writeback)
-    from ..lab.run import RunConfig
-
-    config = RunConfig.usual(
+    config = run_config(
         model,
         data,
-        precision_plan,
+        plan,
         writeback,
         compensation_rounding=compensation_rounding,
         epochs=epochs,
@@ -94,7 +88,7 @@ def train(
     from ..lab.table import percent
     from ..lab.trainer import train as run
 
-    name = precision_plan.name if precision_plan else dtype
+    name = config.plan.name if config.plan else dtype
     folder = run_folder(out, model, data, name, writeback)
     with progress_bars() as bars:
         label = f"{model} {name} {writeback}"
