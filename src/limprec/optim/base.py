@@ -14,19 +14,19 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from ..errors import LimprecError, OptimizerError
 from ..formats import Format
 from ..kernels import dtype_format
-from ..kernels.random import OPTIMIZER_STREAM
 from ..kernels.steps import (
-    STREAMS_PER_PARAMETER,
     Flag,
     Rule,
     StepKey,
     StepSpec,
     Storage,
     WriteBack,
+    carry_key,
     carry_name,
     computing_dtype,
     exact,
     first_rounding,
+    first_stream,
     states,
     step,
     wide,
@@ -38,7 +38,7 @@ from .checkpoints import read_checkpoint
 from .kept import Kept, keep, make_states
 from .lines import Lot, Row, line_up
 from .release import GradientRelease
-from .shards import Shard, shard_of
+from .shards import shard_of
 from .storage import (
     DEFAULTS,
     StorageOptions,
@@ -279,14 +279,6 @@ class WriteBackOptimizer(Optimizer):
             start += len(one["params"])
         return self._rows[number]
 
-    def _row_of(self, p: Tensor) -> Row:
-        """Return the row of one parameter."""
-        for number, group in enumerate(self.param_groups):
-            for row in self._rows_of(number, group):
-                if row.p is p:
-                    return row
-        raise OptimizerError(type(self).__name__, "not a parameter of this optimizer", "give one")
-
     def _forget_rows(self) -> None:
         """Line everything up anew at the next step."""
         self._rows, self._lots = [], {}
@@ -299,8 +291,8 @@ class WriteBackOptimizer(Optimizer):
                 same = False
                 spec, state = self._spec(row.p, group, flags), self.state[row.p]
                 make_states(row.p, state, self._kept[row.p].states, self._state_shape)
-                stream = OPTIMIZER_STREAM + row.index * STREAMS_PER_PARAMETER
-                row.state, row.line = state, line_up(spec, shard_of(row.p), state, stream)
+                shard, stream = shard_of(row.p), first_stream(row.index)
+                row.state, row.line = state, line_up(spec, shard, state, stream)
             elif row.line.shard.local is not row.p:  # a DTensor may have moved
                 same = False
                 row.line = row.line._replace(shard=shard_of(row.p))
@@ -441,10 +433,6 @@ class WriteBackOptimizer(Optimizer):
             self._kept[p] = self._keep(p, group)
         return self._kept[p].spec(self.rule, flags, group["strict"])
 
-    def _key(self, group: dict[str, Any], index: int, shard: Shard) -> StepKey:
-        stream = OPTIMIZER_STREAM + index * STREAMS_PER_PARAMETER
-        return StepKey(group["seed"], stream, group["steps"], shard.offset)
-
     def _carry(self, p: Tensor, strategy: WriteBack) -> Tensor | None:
         name = carry_name(strategy)
         return None if name is None else shard_of(self.state[p][name]).local
@@ -452,9 +440,8 @@ class WriteBackOptimizer(Optimizer):
     def _store(self, p: Tensor, value: Tensor, group: dict[str, Any], index: int) -> None:
         """Round a value into a parameter and keep what that takes."""
         spec, shard = self._spec(p, group), shard_of(p)
-        key = self._key(group, index, shard)
-        place = key.at(1) if spec.carry is not None and spec.carry.is_random else None
-        carry = first_rounding(shard.local.detach(), value, spec, place)
+        key = StepKey(group["seed"], first_stream(index), group["steps"], shard.offset)
+        carry = first_rounding(shard.local.detach(), value, spec, carry_key(spec, key))
         if carry is not None:
             name = carry_name(spec.strategy)
             assert name is not None

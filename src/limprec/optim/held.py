@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from ..errors import OptimizerError
-from ..kernels.random import OPTIMIZER_STREAM
 from ..kernels.steps import (
-    STREAMS_PER_PARAMETER,
     Flag,
     Rule,
     Slots,
     StepKey,
     StepSpec,
+    carry_key,
     computing_dtype,
     exact,
     first_rounding,
+    first_stream,
     step,
 )
 from .storage import DEFAULTS, StorageOptions, carry_storage, parameter_storage
@@ -62,8 +62,7 @@ class HeldTensors:
             zip(self.tensors, self._specs, values, strict=True)
         ):
             wide = value.detach().to(kept.device, computing_dtype(kept))
-            key = self._key(i).at(1) if spec.carry is not None and spec.carry.is_random else None
-            self.carries[i] = first_rounding(kept, wide, spec, key)
+            self.carries[i] = first_rounding(kept, wide, spec, carry_key(spec, self._key(i)))
 
     @torch.no_grad()
     def add(self, sources: Sequence[Tensor | None], scalars: Sequence[float]) -> None:
@@ -117,7 +116,7 @@ class HeldTensors:
         self.seed, self.steps = state["seed"], state["steps"]
 
     def _key(self, index: int) -> StepKey:
-        return StepKey(self.seed, OPTIMIZER_STREAM + index * STREAMS_PER_PARAMETER, self.steps)
+        return StepKey(self.seed, first_stream(index), self.steps)
 
 
 def _layout(state: dict[str, Any]) -> list[tuple[torch.Size, torch.dtype] | None]:

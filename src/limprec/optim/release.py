@@ -29,13 +29,14 @@ class GradientRelease:
         self._done: set[Tensor] = set()
         self._begun: set[int] = set()
         self._hooks: list[Any] = []
-        for _, p, group in optimizer._enumerate():
-            if p.requires_grad:
-                leaf: Any = p
-                self._hooks += (
-                    leaf.register_hook(self._refuse_second(p)),
-                    leaf.register_post_accumulate_grad_hook(self._step_one(group)),
-                )
+        for number, group in enumerate(optimizer.param_groups):
+            for place, p in enumerate(group["params"]):
+                if p.requires_grad:
+                    leaf: Any = p
+                    self._hooks += (
+                        leaf.register_hook(self._refuse_second(p)),
+                        leaf.register_post_accumulate_grad_hook(self._step_one(number, place)),
+                    )
 
     def end_iteration(self) -> None:
         """Forget what was stepped, and take the markers off."""
@@ -61,15 +62,16 @@ class GradientRelease:
 
         return check
 
-    def _step_one(self, group: dict[str, Any]) -> Callable[[Tensor], None]:
+    def _step_one(self, number: int, place: int) -> Callable[[Tensor], None]:
         def step(p: Tensor) -> None:
-            place = id(group)
-            if place not in self._begun:
-                self._begun.add(place)
+            group = self._optimizer.param_groups[number]
+            if number not in self._begun:
+                self._begun.add(number)
                 group["steps"] += 1
             assert p.grad is not None
+            row = self._optimizer._rows_of(number, group)[place]
             with torch.no_grad():
-                self._optimizer._step_rows(group, [self._optimizer._row_of(p)], [p.grad])
+                self._optimizer._step_rows(group, [row], [p.grad])
             self._done.add(p)
             p.grad = Released.like(p)
 

@@ -18,6 +18,8 @@ from .spec import (
     StepSpec,
     Storage,
     WriteBack,
+    carry_key,
+    first_stream,
 )
 from .writeback import carry_name, exact, first_rounding, wide
 
@@ -34,10 +36,12 @@ __all__ = [
     "StepSpec",
     "Storage",
     "WriteBack",
+    "carry_key",
     "carry_name",
     "computing_dtype",
     "exact",
     "first_rounding",
+    "first_stream",
     "states",
     "step",
     "wide",

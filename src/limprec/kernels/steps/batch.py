@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..dispatch import Backend
 from ..native import steps as native
 from .api import step
 from .reference import Slots
@@ -53,4 +52,4 @@ class Batch:
         slots = [one._replace(grad=grad) for one, grad in zip(self._slots, grads, strict=True)]
         places = zip(self._streams, self._offsets, strict=True)
         keys = [StepKey(seed, stream, number, offset) for stream, offset in places]
-        step(self.spec, slots, scalars, keys, backend=Backend.AUTO)
+        step(self.spec, slots, scalars, keys)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .memory import read, write
 from .rules import advance
-from .spec import CARRY, FIRST_STATE, PARAMETER, StepKey, StepSpec
+from .spec import FIRST_STATE, PARAMETER, StepKey, StepSpec, carry_key
 from .writeback import wide, write_back
 
 
@@ -58,13 +58,12 @@ def step(spec: StepSpec, slots: Slots, scalars: Sequence[float], key: StepKey) -
         zip(slots.states, scales, new, spec.states, strict=True), FIRST_STATE
     ):
         write(state, scale, value, storage, key.at(place) if storage.is_random else None)
-    random_carry = spec.carry is not None and spec.carry.is_random
     write_back(
         slots.p,
         update,
         slots.carry,
         spec,
         key.at(PARAMETER) if spec.parameter.is_random else None,
-        key.at(CARRY) if random_carry else None,
+        carry_key(spec, key),
     )
     return update

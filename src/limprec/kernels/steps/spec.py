@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from ...formats import Format, Microscaling, Precision, Rounding
-from ..random import Key
+from ..random import OPTIMIZER_STREAM, Key
 
 
 class WriteBack(StrEnum):
@@ -157,3 +157,13 @@ class StepKey(NamedTuple):
     def at(self, place: int) -> Key:
         """Return the random key of one of the parameter's tensors."""
         return Key(self.seed, self.stream + place, self.step, self.offset)
+
+
+def first_stream(index: int) -> int:
+    """Return the first random stream of the parameter of that number in its optimizer."""
+    return OPTIMIZER_STREAM + index * STREAMS_PER_PARAMETER
+
+
+def carry_key(spec: StepSpec, key: StepKey) -> Key | None:
+    """Return the random key of what a write-back keeps, None where storing it takes none."""
+    return key.at(CARRY) if spec.carry is not None and spec.carry.is_random else None
