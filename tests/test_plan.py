@@ -12,7 +12,7 @@ from torch import nn
 import limprec as lp
 from limprec.errors import GuidelineWarning, PlanError
 from limprec.formats import parse_precision
-from limprec.plan import LAYER_ROLES, OPTIMIZER_ROLES, ready_plans
+from limprec.plan import OPTIMIZER_ROLES, TENSOR_ROLES, ready_plans
 
 
 def network(classes: int = 10) -> nn.Module:
@@ -25,7 +25,7 @@ def test_uniform_gives_every_role_of_every_layer_one_format() -> None:
     plans = lp.Plan.uniform("dfx8", error="e5m2:stochastic").resolve(network())
     assert list(plans) == ["0", "3", "4"]
     for layer in plans.values():
-        assert [str(layer[r]) for r in LAYER_ROLES] == [
+        assert [str(layer[r]) for r in TENSOR_ROLES] == [
             "dfx8",
             "dfx8",
             "e5m2:stochastic",
@@ -87,7 +87,7 @@ def test_too_few_bits_at_the_classifier_warn() -> None:
 
 def test_a_classifier_of_its_own() -> None:
     layers = list(lp.Plan.uniform("dfx8", classifier="fp32").resolve(network()).values())
-    assert {str(layers[-1][r]) for r in LAYER_ROLES} == {"fp32"}
+    assert {str(layers[-1][r]) for r in TENSOR_ROLES} == {"fp32"}
     assert str(layers[0].weight) == "dfx8"
 
 
@@ -116,7 +116,7 @@ def test_layer_rules_win_over_the_classifier_and_the_default() -> None:
 
 
 precisions = st.sampled_from(["dfx8", "dfx8:stochastic", "e4m3", "bf16", "fx8.4:toward_zero"])
-roles = st.dictionaries(st.sampled_from(LAYER_ROLES), precisions)
+roles = st.dictionaries(st.sampled_from(TENSOR_ROLES), precisions)
 
 
 @given(
@@ -174,7 +174,7 @@ def test_ready_plans_load_and_name_their_idea() -> None:
 def test_the_table_shows_every_layer() -> None:
     table = lp.Plan.load("dfx8").table(network(1000))
     lines = table.splitlines()
-    assert lines[0].split() == ["layer", "type", *LAYER_ROLES]
+    assert lines[0].split() == ["layer", "type", *TENSOR_ROLES]
     assert lines[3].split()[:5] == ["4", "Linear", "dfx8", "dfx8", "dfx8:stochastic"]
     assert lines[-1] == "optimizer: momentum dfx8:stochastic, compensation dfx8"
 
@@ -190,7 +190,7 @@ def test_the_table_shows_every_layer() -> None:
         ("version = 1\nlayers = 1", "unknown key 'layers'; did you mean 'layer'"),
         ("version = 1\nlayer = 1", "layer is no list of tables"),
         ("version = 1\ndefault = 1", "default is no table"),
-        ("version = 1\n[[layer]]\ntype = 'GRU'", "unknown type 'GRU'; use Linear, Conv2d"),
+        ("version = 1\n[[layer]]\ntype = 'Conv'", "unknown type 'Conv'; did you mean"),
         ("version = 1\nnum_classes = 1", "num_classes is 1; give 2 or more"),
         ("version = 2", "version is 2; write version = 1"),
         ("[default]\nweight = 'dfx8'", "version is None"),
@@ -208,7 +208,7 @@ def test_errors_in_a_file_name_it(tmp_path: Path, text: str, message: str) -> No
 def test_errors_in_a_model() -> None:
     with pytest.raises(PlanError, match="cannot read nowhere: No such file"):
         lp.Plan.load("nowhere")
-    with pytest.raises(PlanError, match="no layer to convert; it needs one of Linear, Conv2d"):
+    with pytest.raises(PlanError, match="no layer to convert; it needs a module that multiplies"):
         lp.Plan.uniform("dfx8").resolve(nn.ReLU())
     rule = "version = 1\n[[layer]]\nmatch = 'conv9'\nweight = 'dfx8'"
     with pytest.raises(PlanError, match="'conv9' matches no layer; the layers are 0, 3, 4"):

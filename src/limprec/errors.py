@@ -42,6 +42,10 @@ class ConversionError(LimprecError, ValueError):
     """A model that cannot be converted as asked."""
 
 
+class ConversionWarning(UserWarning):
+    """A part of a model that multiplies and stays as it is under conversion."""
+
+
 class OptimizerError(LimprecError, ValueError):
     """An optimizer that was given options, states or parameters that it cannot have."""
 

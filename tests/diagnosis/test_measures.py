@@ -193,12 +193,12 @@ def test_the_shadow_is_the_same_batch_in_float32() -> None:
             assert p.grad is not None
             shadow.gradient(name, p.grad)
             p.grad = None
-        step = model._limprec_root[0].step if rounded else 0
+        step = model._limprec.model.random.step if rounded else 0
         random = torch.get_rng_state()
         shadow.compare()
         assert torch.equal(torch.get_rng_state(), random)
         if rounded:
-            assert model._limprec_root[0].step == step
+            assert model._limprec.model.random.step == step
         found = shadow.measures("0.weight")
         if rounded:
             assert 0.3 < found["cosine"] < 0.999

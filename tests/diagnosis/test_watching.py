@@ -53,7 +53,7 @@ def test_nothing_is_left_behind() -> None:
     assert not optimizer._optimizer_step_post_hooks
     assert optimizer._observers == []  # type: ignore[attr-defined]
     assert all(p._backward_hooks in (None, {}) for p in model.parameters())
-    assert all(m._limprec.tell is None for m in model.modules() if hasattr(m, "_limprec"))
+    assert all(m._limprec.model.tell is None for m in model.modules() if hasattr(m, "_limprec"))
     steps(model, optimizer, x, y, 2)
     assert watching.report().steps == 2
 

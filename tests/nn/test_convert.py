@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import limprec as lp
 from limprec.errors import ConversionError, FormatError
 from limprec.formats import Precision, parse_precision
-from limprec.nn.layers import _STREAMS, _STREAMS_PER_LAYER
+from limprec.nn.state import STREAMS, STREAMS_PER_LAYER
 from limprec.nn.tags import plan_of
 from limprec.plan import FP32
 
@@ -28,7 +28,7 @@ PLANS = [
 
 
 def rounded(x: Tensor, precision: Precision, layer: int, stream: str, seed: int) -> Tensor:
-    number = layer * _STREAMS_PER_LAYER + _STREAMS[stream]
+    number = layer * STREAMS_PER_LAYER + STREAMS[stream]
     return lp.quantize(x.detach(), precision, seed=seed, stream=number, step=1)
 
 
@@ -232,6 +232,14 @@ class Own(nn.Linear):
         return super().forward(x) * 2
 
 
+def test_a_layer_with_a_forward_of_its_own_keeps_it() -> None:
+    layer, x = Own(2, 2), torch.randn(3, 2)
+    plan = lp.Plan.uniform("dfx4")
+    lp.convert(layer, plan)
+    expected = 2 * F.linear(lp.quantize(x, "dfx4"), lp.quantize(layer.weight, "dfx4"), layer.bias)
+    assert torch.equal(layer(x), expected)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -241,11 +249,6 @@ class Own(nn.Linear):
             r"is converted already; lp\.restore\(model\) first",
         ),
         (lambda: lp.restore(network()), ConversionError, "the model is not converted"),
-        (
-            lambda: lp.convert(nn.Sequential(Own(2, 2)), FP32_PLAN),
-            ConversionError,
-            "layer '0' is a Own, whose forward conversion would replace",
-        ),
         (
             lambda: lp.convert(network(), lp.Plan.uniform("fx32.16")),
             FormatError,

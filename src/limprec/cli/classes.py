@@ -71,7 +71,7 @@ def last_layer_of(name: str) -> tuple[nn.Module, int]:
     from torch import nn
 
     from ..integrations.torchvision import import_torchvision
-    from ..plan import find_layers, outputs_of
+    from ..plan import classifier_of, outputs_of
 
     if place.partition(".")[0] == "torchvision":
         import_torchvision()
@@ -85,9 +85,9 @@ def last_layer_of(name: str) -> tuple[nn.Module, int]:
         reason = f"{type(error).__name__}: {error}"
         remedy = "name something that builds a model when called without arguments"
         raise GuidelineError("model", f"cannot build {name}: {reason}", remedy) from error
-    layers = find_layers(model) if isinstance(model, nn.Module) else {}
-    if not layers:
+    last = classifier_of(model) if isinstance(model, nn.Module) else None
+    if last is None:
         raise GuidelineError(
-            "model", f"{name} has no Linear or Conv2d layer", "give --classes instead"
+            "model", f"{name} has no linear or convolution layer", "give --classes instead"
         )
-    return model, outputs_of(list(layers.values())[-1])
+    return model, outputs_of(model.get_submodule(last))

@@ -60,7 +60,7 @@ def judge(name: str, model: nn.Module | None, classes: int | None) -> Verdict:
         PlanError: for a plan that cannot be read or does not fit the model.
         GuidelineError: for no number of classes, two that differ, or a format without a rule.
     """
-    from ..plan import AUTO, FP32, Plan
+    from ..plan import AUTO, FP32, Plan, classifier_of
 
     plan = Plan.load(name)
     if plan.num_classes is not None and classes is not None and plan.num_classes != classes:
@@ -79,7 +79,9 @@ def judge(name: str, model: nn.Module | None, classes: int | None) -> Verdict:
     if model is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GuidelineWarning)  # said in the verdict
-            error = list(plan.resolve(model).values())[-1].error
+            last = classifier_of(model)
+            assert last is not None  # the model was refused otherwise
+            error = plan.resolve(model)[last].error
     else:
         base = plan.default.get("error", FP32) if auto else given
         assert isinstance(base, Precision)

@@ -113,6 +113,7 @@ def cost(
     name = writeback or ("nearest" if plan is None else "kahan")
     storage = Storage(optimizer, name, format, state_format, compensation_format)
     layers = {} if plan is None else plan.resolve(model)
+    layers = {name: layer for name, layer in layers.items() if layer.is_planned}
     found = trace(
         model,
         input_shape,

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CostError
+from ..nn import meta_copy
 from .recorder import Recorder
-from .twin import meta_copy
 from .work import Parameter, Trace
 
 Loss = Callable[[Any], Tensor]

@@ -81,6 +81,11 @@ class SumTally:
         return found
 
 
+def can_sum(layer: nn.Module) -> bool:
+    """Whether the sums of a layer can be judged."""
+    return isinstance(layer, nn.Linear | nn.Conv2d)
+
+
 class LayerSums:
     """The three products of a linear or convolution layer, from its operands as they come by."""
 

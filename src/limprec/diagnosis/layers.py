@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ..formats import Precision
 from ..kernels import dtype_format
 from ..kernels.carrier import STORAGE_FORMATS
-from ..nn import RoundingEvent, watch_roundings
-from ..plan import find_layers
-from .accumulators import Accumulator, LayerSums
+from ..nn import RoundingEvent, tells, watch_roundings
+from ..plan import classifier_of, find_layers
+from .accumulators import Accumulator, LayerSums, can_sum
 from .findings import Row
 from .softmax import SoftmaxTally
 from .tensors import TensorTally
@@ -34,8 +34,8 @@ class LayerWatch:
         self._model, self._accumulator = model, accumulator
         self._tallies: dict[tuple[str, str], TensorTally] = {}
         self._formats: dict[tuple[str, str], str] = {}
-        products = find_layers(model)
-        self._classifier = next(reversed(products), None)
+        products = {n: m for n, m in find_layers(model).items() if can_sum(m)}
+        self._classifier = classifier_of(model)
         self._softmax = SoftmaxTally()
         self._sums: dict[str, LayerSums] = {}
         if accumulator is not None:
@@ -44,9 +44,9 @@ class LayerWatch:
         self._plain = {
             name: module
             for name, module in model.named_modules()
-            if not hasattr(module, "_limprec") and any(True for _ in module.parameters(False))
+            if not tells(module) and any(True for _ in module.parameters(False))
         }
-        self._converted = any(hasattr(module, "_limprec") for module in model.modules())
+        self._converted = any(map(tells, model.modules()))
 
     def look(self, aside: Callable[[], bool]) -> Callable[[], None]:
         """Watch a step, except while ``aside()``; return what stops it."""

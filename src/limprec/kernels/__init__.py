@@ -5,7 +5,7 @@ from .autograd import Estimator, round_through
 from .carrier import check_carrier, check_holds, dtype_format, storage_format
 from .dispatch import Backend, round_to
 from .matmul import matmul
-from .random import Key, random_words
+from .random import Key, TracedKey, random_words
 from .scales import DelayedScale
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "DelayedScale",
     "Estimator",
     "Key",
+    "TracedKey",
     "check_carrier",
     "check_holds",
     "dtype_format",

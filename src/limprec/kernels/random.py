@@ -71,6 +71,19 @@ class Key:
                 )
 
 
+@dataclass(frozen=True, eq=False)
+class TracedKey:
+    """A key for a compiler: seed and step are numbers of a tensor, read when the code runs.
+
+    Args:
+        numbers: int64 (seed, step).
+        stream: as in ``Key``.
+    """
+
+    numbers: Tensor
+    stream: int
+
+
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, ...]:
     """Return the four 32-bit words of each counter, as int64 tensors of values under 2^32.
 

@@ -1,14 +1,22 @@
-"""Converting modules: converted layers, convert and restore."""
+"""Converting modules: convert, restore, and what looks into a converted model."""
 
 from .convert import convert, restore
+from .report import ConversionReport, conversion_report
+from .state import Compute
 from .tags import plan_of
-from .watch import RoundingEvent, watch_roundings, without_rounding
+from .twin import meta_copy
+from .watch import RoundingEvent, tells, watch_roundings, without_rounding
 
 __all__ = [
+    "Compute",
+    "ConversionReport",
     "RoundingEvent",
+    "conversion_report",
     "convert",
+    "meta_copy",
     "plan_of",
     "restore",
+    "tells",
     "watch_roundings",
     "without_rounding",
 ]

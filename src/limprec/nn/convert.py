@@ -4,73 +4,94 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import ConversionError
-from ..kernels.carrier import check_carrier
-from ..plan import LAYER_ROLES, OPTIMIZER_ROLES, LayerPlan, Plan, find_layers
-from .layers import CONVERTED, ConvertedLayer, LayerState, RandomState
-from .tags import ParameterPlan, tag, untag
+from ..kernels.carrier import check_carrier, is_identity
+from ..plan import TENSOR_ROLES, LayerPlan, Plan, classifier_of, find_kinds
+from .discover import Trace, discover
+from .fitting import check_way
+from .intercept import place, unplace
+from .place import PLACE, Place
+from .report import warn_left
+from .state import Compute, ModelState, RandomState
 
 Model = TypeVar("Model", bound=nn.Module)
-_ATTRIBUTE = "_limprec_root"
 STATE_KEY = "_limprec.random"
 """The one key that a converted model adds to its ``state_dict``: int64 (seed, step)."""
 
 
-def convert(model: Model, plan: Plan, *, seed: int = 0) -> Model:
-    """Put a model's layers under a plan, in place, and return it.
+def convert(
+    model: Model,
+    plan: Plan,
+    *,
+    example_inputs: Any = None,
+    compute: str | Compute = Compute.EXACT,
+    seed: int = 0,
+) -> Model:
+    """Put a model under a plan, in place, and return it.
 
-    The model keeps its source, its parameters (the very same tensors, so an optimizer that was
-    made before still holds) and the keys of its ``state_dict``; one key, ``_limprec.random``, is
-    added for the random state, and a checkpoint without it loads. No parameter is rounded: the
-    optimizer does that, and keeps what the rounding took.
+    Whatever its modules call is converted: linear layers, convolutions, embeddings, recurrent
+    layers, attention, matrix products, and normalisations, softmax, cross entropy and sums where
+    the plan speaks of them. The model keeps its source, its classes, its parameters (the very same
+    tensors, so an optimizer that was made before still holds) and the keys of its ``state_dict``;
+    one key, ``_limprec.random``, is added for the random state, and a checkpoint without it loads.
+    No parameter is rounded: the optimizer does that, and keeps what the rounding took.
+
+    Where a layer rounds: y = op(Qa(x), Qw(w)) + Qb(b); going back, e = Qe(dL/dy) feeds
+    dL/dx = op'(e, Qw(w)), Qg(op'(e, Qa(x))) and the bias' sum.
 
     Args:
-        model: any module; its ``nn.Linear`` and ``nn.Conv2d`` layers are converted, the rest
-            computes in the carrier, the dtype that the model has.
+        model: any module.
         plan: the precisions.
+        example_inputs: what the model is called with: a tensor, a tuple of arguments or a dict of
+            keyword arguments. A copy of the model without values runs on them once, which finds
+            the functions that it calls (``path/linear#0``): rules on them are checked, their
+            parameters known to the optimizer, and the layer that multiplies last is the
+            classifier. Without, functions are found as they are called.
+        compute: ``exact``, ``fast`` (bfloat16 products) or ``real`` (int8 products); see
+            ``docs/conversion.md``.
         seed: owns every stochastic rounding of the model; 0 to 2^63 - 1.
 
+    Warns ``ConversionWarning`` of what cannot be converted, with ``example_inputs`` now, otherwise
+    after the first forward pass; ``conversion_report`` names it too.
+
     Raises:
-        ConversionError: if the model is converted already, or a layer's class has a forward of
-            its own that conversion would replace.
+        ConversionError: if the model is converted already, it cannot run on ``example_inputs``, or
+            a layer has a format that ``compute`` cannot multiply.
         PlanError: if the plan does not fit the model (see ``Plan.resolve``).
         FormatError: if a format does not fit the dtype of its layer; the message names both.
     """
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConversionError("convert", f"seed is {seed!r}", "give an integer from 0 to 2^63 - 1")
+    way = _compute(compute)
     for name, module in model.named_modules():
-        if isinstance(module, ConvertedLayer) or hasattr(module, _ATTRIBUTE):
+        if hasattr(module, PLACE):
             raise ConversionError(
                 "convert", f"{name or 'the model'} is converted already", "lp.restore(model) first"
             )
-    layers, plans = find_layers(model), plan.resolve(model)
-    for name, layer in layers.items():
-        _check_layer(name, layer, plans[name])
-    random = RandomState(seed)
-    kept = {role: plan.optimizer.get(role) for role in OPTIMIZER_ROLES}
-    for index, (name, layer) in enumerate(layers.items()):
-        layer._limprec = LayerState(plans[name], index, random)  # type: ignore[assignment]  # no tensor
-        layer.__class__ = CONVERTED[type(layer)]
-        for role in ("weight", "bias"):
-            tensor = getattr(layer, role)
-            if tensor is not None:
-                roles = plans[name]
-                tag(tensor, ParameterPlan(roles[role], roles.gradient, **kept))
-    setattr(
-        model,
-        _ATTRIBUTE,
-        (
-            random,
-            (
-                model.register_forward_pre_hook(_count_step),
-                model.register_state_dict_post_hook(_save_random),  # type: ignore[no-untyped-call]
-                model.register_load_state_dict_pre_hook(_load_random),  # type: ignore[no-untyped-call]
-            ),
-        ),
+    trace = Trace() if example_inputs is None else discover(model, plan, example_inputs)
+    plans = plan.resolve(model, trace.calls, trace.last)
+    modules = {name: module for name, module, _ in find_kinds(model)}
+    last = trace.last or classifier_of(model)
+    for name, layer in plans.items():
+        if name in modules:
+            _check_dtype(modules[name], layer)
+        check_way(way, layer, is_last=name == last)
+    state = ModelState(plan, RandomState(seed), way)
+    state.left.update(trace.left)
+    place(model, state, plans)
+    parameters = dict(model.named_parameters())
+    for name, weights in trace.weights.items():
+        for weight in weights:
+            state.tag(state.layers[name], parameters[weight])
+    root: Place = getattr(model, PLACE)
+    root.handles = (
+        model.register_state_dict_post_hook(_save_random),  # type: ignore[no-untyped-call]
+        model.register_load_state_dict_pre_hook(_load_random),  # type: ignore[no-untyped-call]
     )
+    if state.left:
+        warn_left(state.left)
     return model
 
 
@@ -80,48 +101,42 @@ def restore(model: Model) -> Model:
     Raises:
         ConversionError: if the model is not converted, or only a part of a converted one.
     """
-    if not hasattr(model, _ATTRIBUTE):
+    root: Place | None = getattr(model, PLACE, None)
+    if root is None or not root.is_root:
         raise ConversionError(
             "restore", "the model is not converted", "call it on what lp.convert returned"
         )
-    _, hooks = getattr(model, _ATTRIBUTE)
-    for hook in hooks:
-        hook.remove()
-    delattr(model, _ATTRIBUTE)
-    originals = {after: before for before, after in CONVERTED.items()}
-    for layer in find_layers(model).values():
-        layer.__class__ = originals[type(layer)]
-        del layer._limprec
-        for parameter in layer.parameters(recurse=False):
-            untag(parameter)
+    for handle in root.handles:
+        handle.remove()
+    root.model.tags.remove()
+    unplace(model)
     return model
 
 
-def _check_layer(name: str, layer: nn.Module, plan: LayerPlan) -> None:
-    if type(layer) not in CONVERTED:
-        kinds = ", ".join(kind.__name__ for kind in CONVERTED)
+def _compute(name: str | Compute) -> Compute:
+    try:
+        return Compute(name)
+    except ValueError:
         raise ConversionError(
-            "convert",
-            f"layer {name!r} is a {type(layer).__name__}, whose forward conversion would replace",
-            f"build it from one of {kinds} themselves",
-        )
-    dtype = layer.weight.dtype
-    assert isinstance(dtype, torch.dtype)
-    for role in LAYER_ROLES:
-        check_carrier(plan[role].format, dtype, f"convert: {role} of layer {name!r}")
+            "convert", f"unknown compute {name!r}", "use one of " + ", ".join(Compute)
+        ) from None
 
 
-def _count_step(module: nn.Module, args: Any) -> None:
-    """Advance the random state, once a training forward of the whole model."""
-    if module.training:
-        getattr(module, _ATTRIBUTE)[0].step += 1
+def _check_dtype(module: nn.Module, plan: LayerPlan) -> None:
+    for parameter in module.parameters(recurse=False):
+        if parameter.is_floating_point():
+            for role in (r for r in TENSOR_ROLES if r in plan.kind.roles):
+                if not is_identity(plan[role].format, parameter.dtype):
+                    operation = f"convert: {role} of layer {plan.name!r}"
+                    check_carrier(plan[role].format, parameter.dtype, operation)
+            return
 
 
 def _save_random(
     module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict[str, Any]
 ) -> None:
-    random: RandomState = getattr(module, _ATTRIBUTE)[0]
-    state[prefix + STATE_KEY] = torch.tensor([random.seed, random.step], dtype=torch.int64)
+    place: Place = getattr(module, PLACE)
+    state[prefix + STATE_KEY] = place.model.random.tensor.clone()
 
 
 def _load_random(
@@ -137,5 +152,5 @@ def _load_random(
     """Take our key where there is one, out of sight of the strict check."""
     saved: Tensor | None = state.pop(prefix + STATE_KEY, None)
     if saved is not None:
-        random: RandomState = getattr(module, _ATTRIBUTE)[0]
-        random.seed, random.step = (int(v) for v in saved.tolist())
+        place: Place = getattr(module, PLACE)
+        place.model.random.set(*(int(v) for v in saved.tolist()))

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from ..formats import Precision
-
-if TYPE_CHECKING:
-    from .layers import LayerState
+from .place import PLACE, Place
 
 
 @dataclass(frozen=True)
@@ -38,18 +35,24 @@ class RoundingEvent:
 
 
 Watcher = Callable[[RoundingEvent], None]
-Teller = Callable[[str, Tensor, Tensor, Precision], None]
-"""What a layer calls with role, before, after and precision."""
+Teller = Callable[[str, str, Tensor, Tensor, Precision], None]
+"""What a layer calls with its name, the role, before, after and precision."""
 
 
 def watch_roundings(model: nn.Module, watcher: Watcher) -> Callable[[], None]:
     """Call ``watcher`` after each rounding of a model's converted layers; return what stops it.
 
     The bits of the training stay what they are. Roundings of the backward pass are seen for those
-    forward passes that ran while watched; each costs the rounding a second time. A layer has one
-    watcher: a second call takes the place of the first.
+    forward passes that ran while watched. A converted model has one watcher: a second call takes
+    the place of the first.
+
+    Args:
+        model: a converted model, a part of one, or a module around converted ones.
+        watcher: what is called.
     """
-    found = [(state, _teller(name, watcher)) for name, state in _states(model).items()]
+    found = [
+        (place.model, _teller(path, place.name, watcher)) for path, place in _places(model).items()
+    ]
     for state, teller in found:
         state.tell = teller
 
@@ -64,25 +67,43 @@ def watch_roundings(model: nn.Module, watcher: Watcher) -> Callable[[], None]:
 @contextmanager
 def without_rounding(model: nn.Module) -> Iterator[None]:
     """Let a model's converted layers compute on what comes in, and leave its random state."""
-    found = list(_states(model).values())
-    steps = [state.random.step for state in found]
+    found = [place.model for place in _places(model).values()]
+    numbers = [state.random.tensor for state in found]
     for state in found:
         state.rounds = False
     try:
         yield
     finally:
-        for state, step in zip(found, steps, strict=True):
+        for state, number in zip(found, numbers, strict=True):
             state.rounds = True
-            state.random.step = step
+            state.random.tensor = number
 
 
-def _teller(layer: str, watcher: Watcher) -> Teller:
-    def tell(role: str, before: Tensor, after: Tensor, precision: Precision) -> None:
-        watcher(RoundingEvent(layer, role, before.detach(), after.detach(), precision))
+def tells(module: nn.Module) -> bool:
+    """Whether a module's roundings are told of: a converted layer that the plan has a word for."""
+    place: Place | None = getattr(module, PLACE, None)
+    return place is not None and place.layer is not None and place.layer.plan.is_planned
+
+
+def _teller(path: str, own: str, watcher: Watcher) -> Teller:
+    """Tell of the layers of a part called ``own`` in its model and ``path`` in the watched one."""
+
+    def tell(layer: str, role: str, before: Tensor, after: Tensor, precision: Precision) -> None:
+        if layer.startswith(own):
+            rest = layer.removeprefix(own).removeprefix("." if not path else "")
+            name = f"{path}.{rest}" if path and not own and rest else path + rest
+            watcher(RoundingEvent(name, role, before.detach(), after.detach(), precision))
 
     return tell
 
 
-def _states(model: nn.Module) -> dict[str, LayerState]:
-    layers = ((name, m) for name, m in model.named_modules() if hasattr(m, "_limprec"))
-    return {name: layer._limprec for name, layer in layers}
+def _places(model: nn.Module) -> dict[str, Place]:
+    """Return path -> place of the first module of each converted model in a module."""
+    found: dict[str, Place] = {}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        place: Place | None = getattr(module, PLACE, None)
+        if place is not None and id(place.model) not in seen:
+            seen.add(id(place.model))
+            found[path] = place
+    return found

@@ -12,7 +12,17 @@ from torch import nn
 from ...bounds import shortfall
 from ...errors import LabError
 from ...formats import Precision, parse_format
-from ...plan import LAYER_ROLES, LayerPlan, Plan, Rule, find_layers, outputs_of
+from ...plan import (
+    ACCUMULATOR,
+    TENSOR_ROLES,
+    Group,
+    LayerPlan,
+    Plan,
+    Rule,
+    classifier_of,
+    outputs_of,
+)
+from ...plan.roles import Roles
 
 ROLES = ("weight", "activation", "error", "gradient")
 """What is searched; biases and the optimizer's tensors stay the reference's."""
@@ -64,13 +74,15 @@ class Space:
     def __init__(self, model: nn.Module, reference: Plan, formats: Sequence[str]) -> None:
         self.reference = reference
         self._layers = reference.resolve(model)
-        layers = find_layers(model)
-        last = list(layers)[-1]
-        classes = reference.num_classes or outputs_of(layers[last])
+        last = classifier_of(model)
+        outputs = 0 if last is None else outputs_of(model.get_submodule(last))
+        classes = reference.num_classes or outputs
         menu = [parse_format(name) for name in formats]
         variables = []
         for name, plan in self._layers.items():
-            for role in ROLES:
+            if plan.kind.group is not Group.PRODUCT:
+                continue
+            for role in (r for r in ROLES if r in plan.kind.roles):
                 own = plan[role]
                 choices = {Precision(f, own.rounding, own.random_bits) for f in menu}
                 if (name, role) == (last, "error") and classes > 1:
@@ -128,8 +140,11 @@ class Space:
 
 
 def _rule(layer: LayerPlan, chosen: Mapping[tuple[str, str], Precision]) -> Rule:
-    roles = {role: chosen.get((layer.name, role), layer[role]) for role in LAYER_ROLES}
-    return Rule(glob.escape(layer.name), None, roles)
+    own = [role for role in TENSOR_ROLES if role in layer.kind.roles]
+    roles: Roles = {role: chosen.get((layer.name, role), layer[role]) for role in own}
+    if layer.accumulator is not None:
+        roles = {**roles, ACCUMULATOR: layer.accumulator}
+    return Rule(glob.escape(layer.name), layer.type, roles)
 
 
 def is_narrower(one: Levels, other: Levels) -> bool:

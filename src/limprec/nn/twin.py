@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import ConversionError
-from ..nn import restore
+from .intercept import unplace
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -22,9 +20,7 @@ def meta_copy(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = twin
     with _CopyWithoutValues():
         copied = copy.deepcopy(model, memo)
-    for module in list(copied.modules()):
-        with suppress(ConversionError):
-            restore(module)
+    unplace(copied)
     return copied
 
 

@@ -1,0 +1,60 @@
+"""Scaled dot-product attention as two products with rounded operands."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .products import multiply_pair
+from .state import LayerState
+
+
+def attend(
+    layer: LayerState,
+    calls: tuple[int, int],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Compute ``F.scaled_dot_product_attention`` under a plan; arguments as there.
+
+    scores = Qa(query) Qa(key)^T, weights = softmax(scale * scores + mask) in the carrier, result =
+    Qa(weights) Qa(value); the errors of scores and result are rounded, as any product's.
+
+    Args:
+        layer: whose plan it is.
+        calls: numbers of the two products among the layer's.
+        query: (..., heads, L, E).
+        key: (..., heads, S, E).
+        value: (..., heads, S, V).
+        attn_mask: boolean, True where a key takes part, or added to the scores; (..., L, S).
+        dropout_p: applied to the weights, with torch's generator; also in evaluation, as there.
+        is_causal: whether query i sees keys up to i alone.
+        scale: None for 1 / sqrt(E).
+        enable_gqa: whether key and value have fewer heads, each for a group of queries.
+    """
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = (t.repeat_interleave(groups, -3) for t in (key, value))
+    scores = multiply_pair(layer, calls[0], query, key.transpose(-2, -1))
+    scores = scores * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~seen, -math.inf)
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, -math.inf)
+        else:
+            scores = scores + attn_mask
+    weights = F.dropout(torch.softmax(scores, -1), dropout_p)
+    if attn_mask is not None:  # a query that sees no key gets zeros, as from the fused kernels
+        weights = weights.masked_fill(scores.amax(-1, keepdim=True) == -math.inf, 0.0)
+    return multiply_pair(layer, calls[1], weights, value)

@@ -1,0 +1,60 @@
+"""Which layers a way of computing can take, told before training starts."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import ConversionError
+from ..kernels.carrier import STORAGE_FORMATS, fits_in, is_identity
+from ..plan import TENSOR_ROLES, Group, LayerPlan
+from .state import Compute
+
+_OPERANDS = ("weight", "activation", "error")
+
+
+def check_way(way: Compute, plan: LayerPlan, *, is_last: bool) -> None:
+    """Refuse a layer with a format that the way of computing cannot multiply.
+
+    A layer in fp32 stays in the carrier, and so does a last layer whose error was widened beyond
+    what the way can do.
+
+    Raises:
+        ConversionError: with layer, role and remedy.
+    """
+    if plan.kind.group is not Group.PRODUCT:
+        return
+    if way is not Compute.EXACT and plan.accumulator is not None:
+        raise ConversionError(
+            "convert",
+            f"accumulator {plan.accumulator} of layer {plan.name!r} with compute={str(way)!r}",
+            "use compute='exact', which simulates it, or leave the accumulator out",
+        )
+    if is_last or is_carrier(plan):
+        return
+    for role in _OPERANDS:
+        if role in plan.kind.roles and (why := misfit(way, plan, role)):
+            raise ConversionError(
+                "convert",
+                f"{role} {plan[role]} of layer {plan.name!r} with compute={str(way)!r}: {why}",
+                "use compute='exact', or fp32 for all roles of the layer",
+            )
+
+
+def is_carrier(plan: LayerPlan) -> bool:
+    """Whether no operand of a layer is rounded."""
+    return all(is_identity(plan[role].format, torch.float32) for role in TENSOR_ROLES)
+
+
+def can(way: Compute, plan: LayerPlan) -> bool:
+    """Whether a layer's products are computed in this way."""
+    if plan.kind.group is not Group.PRODUCT or is_carrier(plan):
+        return False
+    return not any(misfit(way, plan, role) for role in _OPERANDS if role in plan.kind.roles)
+
+
+def misfit(way: Compute, plan: LayerPlan, role: str) -> str | None:
+    """Return why a role's format cannot be multiplied in a way, None if it can."""
+    fmt = plan[role].format
+    if way is Compute.FAST and not fits_in(fmt, STORAGE_FORMATS[torch.bfloat16]):
+        return "bfloat16 does not hold its values exactly"
+    return None

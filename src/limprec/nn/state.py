@@ -1,0 +1,301 @@
+"""What a converted model knows: its random state, its layers, and which module is running."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PlanError
+from ..formats import Precision, Rounding
+from ..kernels import Key, TracedKey, round_through
+from ..kernels.carrier import is_identity
+from ..plan import OPTIMIZER_ROLES, TENSOR_ROLES, Call, Group, LayerPlan, Plan
+from .tags import ParameterPlan, Tags, plan_of
+
+Teller = Callable[[str, Tensor, Tensor, Precision], None]
+"""What a layer calls with role, before, after and precision of each rounding."""
+
+STREAMS = {
+    "activation": 0,
+    "weight": 1,
+    "error": 2,
+    "gradient": 3,
+    "bias": 4,
+    "bias gradient": 5,
+    "activation 2": 6,
+}
+"""Tensors of one product; the second operand of a product of activations has its own."""
+STREAMS_PER_LAYER = 8
+_CALL, _MOST_CALLS = 2**20, 2**11
+_FIRST_FUNCTION, _FUNCTIONS = 2**16, 2**16
+
+
+class Compute(StrEnum):
+    """How a converted model computes its products."""
+
+    EXACT = "exact"
+    """In the carrier, or in the plan's accumulators, bit for bit."""
+    FAST = "fast"
+    """In bfloat16 where every operand is exact in it; results come back rounded to bfloat16."""
+    REAL = "real"
+    """As true integer products of int8 codes, exact to the last bit."""
+
+
+class RandomState:
+    """The random state of a converted model: the one thing of ours in its ``state_dict``.
+
+    ``step`` counts training forwards of the root module; a recomputed inner forward (activation
+    checkpointing) and an evaluation leave it, so that they round as the step did. Both numbers
+    live in one tensor, so that a compiled step need not be compiled again when they change.
+    """
+
+    def __init__(self, seed: int, step: int = 0) -> None:
+        self.tensor = torch.tensor([seed, step], dtype=torch.int64, device="cpu")
+
+    @property
+    def seed(self) -> int:
+        """Owner of every random bit."""
+        return int(self.tensor[0])
+
+    @property
+    def step(self) -> int:
+        """Training forwards so far."""
+        return int(self.tensor[1])
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self.tensor = torch.tensor([self.seed, value], dtype=torch.int64, device="cpu")
+
+    def set(self, seed: int, step: int) -> None:
+        """Take over a saved state."""
+        self.tensor = torch.tensor([seed, step], dtype=torch.int64, device="cpu")
+
+    def advance(self) -> None:
+        """Count a step; what rounded before keeps the numbers that it had."""
+        self.tensor = self.tensor + torch.tensor([0, 1], dtype=torch.int64, device="cpu")
+
+
+@dataclass(eq=False)
+class LayerState:
+    """One layer: its precisions, its place among the random streams, the model it belongs to."""
+
+    plan: LayerPlan
+    index: int
+    model: ModelState
+    plain: dict[torch.dtype, bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Look up what every call asks for."""
+        self.name, self.group = self.plan.name, self.plan.kind.group
+
+    @property
+    def tell(self) -> Teller | None:
+        """What is called with role, before, after and precision of each rounding, see ``watch``."""
+        tell = self.model.tell
+        return None if tell is None else partial(tell, self.plan.name)
+
+    def is_plain(self, dtype: torch.dtype) -> bool:
+        """Whether tensors of a dtype pass through the layer as they are."""
+        if dtype not in self.plain:
+            formats = (self.plan[role].format for role in TENSOR_ROLES)
+            identity = all(is_identity(fmt, dtype) for fmt in formats)
+            self.plain[dtype] = identity and self.plan.accumulator is None
+        return self.plain[dtype] and self.model.tell is None
+
+    @property
+    def is_random_forward(self) -> bool:
+        """Whether weights, activations or biases are rounded stochastically."""
+        roles = (self.plan[role] for role in ("weight", "activation", "bias"))
+        return any(p.rounding is Rounding.STOCHASTIC for p in roles)
+
+    def precision(self, role: str, dtype: torch.dtype) -> Precision | None:
+        """Return what a role of a dtype is rounded to, None if it is left as it is."""
+        if is_identity(self.plan[role].format, dtype):
+            return None
+        return self.plan[role]
+
+    def key(self, precision: Precision | None, stream: str, call: int) -> Key | TracedKey | None:
+        """Return the random key of a tensor of the layer's ``call``-th product of this forward."""
+        if precision is None or precision.rounding is not Rounding.STOCHASTIC:
+            return None
+        number = self.index * STREAMS_PER_LAYER + STREAMS[stream]
+        number += call % _MOST_CALLS * _CALL
+        if torch.compiler.is_compiling():
+            return TracedKey(self.model.random.tensor, number)
+        seed, step = self.model.numbers
+        return Key(seed, number, step)
+
+    def round(
+        self,
+        x: Tensor,
+        call: int,
+        forward: str | None = None,
+        backward: str | None = None,
+        *,
+        stream: str | None = None,
+        back_stream: str | None = None,
+    ) -> Tensor:
+        """Round a tensor to one role going forward, its gradient to another going back."""
+        ahead = self.precision(forward, x.dtype) if forward else None
+        back = self.precision(backward, x.dtype) if backward else None
+        if (tell := self.tell) is not None:
+            x = self._tell(tell, x, forward, ahead, stream or forward, call)
+            if backward is None or not x.requires_grad:
+                return x
+            name, key = back_stream or backward, self.key(back, back_stream or backward, call)
+            planned = self.plan[backward]
+
+            def told(before: Tensor, after: Tensor) -> None:
+                tell(name, before, after, planned)
+
+            return round_through(x, None, None, back, key, told=told)
+        if ahead is None and back is None:
+            return x
+        return round_through(
+            x,
+            ahead,
+            self.key(ahead, stream or forward or "", call),
+            back,
+            self.key(back, back_stream or backward or "", call),
+        )
+
+    def _tell(
+        self,
+        tell: Teller,
+        x: Tensor,
+        role: str | None,
+        ahead: Precision | None,
+        stream: str | None,
+        call: int,
+    ) -> Tensor:
+        if role is None or stream is None:
+            return x
+        after = round_through(x, ahead, self.key(ahead, stream, call))
+        tell(role, x, after, self.plan[role])
+        return after.view_as(after) if after is x else after  # a hook on a parameter would stay
+
+    def round_weight(self, weight: Tensor, call: int) -> Tensor:
+        """Return Qw(w), with Qg behind it."""
+        return self.round(weight, call, "weight", "gradient")
+
+    def round_bias(self, bias: Tensor, call: int) -> Tensor:
+        """Return Qb(b), with Qg behind it; a bias that is not rounded keeps its gradient too."""
+        if is_identity(self.plan.bias.format, bias.dtype):
+            return bias
+        return self.round(bias, call, "bias", "gradient", back_stream="bias gradient")
+
+    def round_out(self, y: Tensor, call: int) -> Tensor:
+        """Return y, with Qe behind it."""
+        return self.round(y, call, None, "error")
+
+
+@dataclass
+class Frame:
+    """A module that is running.
+
+    Args:
+        name: its dotted name in the converted model.
+        module: the module.
+        layer: what it is under the plan, None for one that the plan has no word for.
+        numbers: functions called so far, by word.
+    """
+
+    name: str
+    module: nn.Module
+    layer: LayerState | None
+    numbers: dict[str, int] = field(default_factory=dict)
+
+
+class ModelState:
+    """What the modules of one converted model share."""
+
+    def __init__(self, plan: Plan, random: RandomState, compute: Compute) -> None:
+        self.plan, self.random, self.compute = plan, random, compute
+        self.layers: dict[str, LayerState] = {}
+        self.frames: list[Frame] = []
+        self.calls: dict[str, int] = {}
+        self.numbers = (random.seed, random.step)
+        """Seed and step of the forward pass that runs, or ran last."""
+        self.order: list[str] | None = None
+        """Layers in the order in which they multiply; collected during a trace."""
+        self.weights: dict[str, list[Tensor]] = {}
+        """Function -> parameters that it multiplies."""
+        self.outputs: dict[str, int] = {}
+        """Function -> size of its last axis."""
+        self.tell: Callable[..., None] | None = None
+        """Called with layer, role, before, after and precision of each rounding."""
+        self.rounds = True
+        self.left: dict[str, str] = {}
+        """What cannot be converted -> why."""
+        self.tags = Tags()
+        self.inside = 0
+        """How many functions of ``HANDLERS`` are running."""
+        self.was_seen = False
+        """Whether a whole forward pass has run."""
+        typed = {rule.type for rule in plan.layers}
+        self.elementwise = frozenset(t for t in typed if t is not None)
+        self.has_norm = bool(plan.norm)
+
+    def speaks_of(self, group: Group, kind: str) -> bool:
+        """Whether the plan can say anything of a function of this kind."""
+        if group is Group.PRODUCT or kind in self.elementwise:
+            return True
+        return group is Group.NORM and self.has_norm
+
+    def add(self, plan: LayerPlan, index: int) -> LayerState:
+        """Take a layer in."""
+        layer = self.layers[plan.name] = LayerState(plan, index, self)
+        return layer
+
+    def function(self, call: Call) -> LayerState:
+        """Return the layer of a function, which is taken in when it is first called."""
+        found = self.layers.get(call.name)
+        if found is None:
+            found = self.add(self.plan.layer(call), function_index(call.name))
+        return found
+
+    def tag(self, layer: LayerState, parameter: Tensor) -> None:
+        """Note on a parameter what the plan says of it; of several layers the first counts.
+
+        Raises:
+            PlanError: if two layers would store one parameter in different formats.
+        """
+        plan, kept = layer.plan, self.plan.optimizer
+        is_bias = parameter.dim() == 1 and plan.kind.group is Group.PRODUCT
+        role = "bias" if is_bias else "weight"
+        note = ParameterPlan(plan[role], plan.gradient, *(kept.get(r) for r in OPTIMIZER_ROLES))
+        before = plan_of(parameter)
+        if before is None:
+            self.tags.add(parameter, note)
+        elif before.parameter != note.parameter:
+            raise PlanError(
+                "plan",
+                f"a parameter that {plan.name!r} shares gets {before.parameter} and"
+                f" {note.parameter}",
+                f"give {plan.name!r} and the other layer one {role} format",
+            )
+
+    def leave(self, word: str, why: str) -> None:
+        """Note a function that stays as it is though it multiplies."""
+        path = self.frames[-1].name if self.frames else ""
+        self.left.setdefault(f"{path}/{word}" if path else word, why)
+
+    def count(self, layer: LayerState) -> int:
+        """Return how many products the layer had in this forward pass before this one."""
+        name = layer.name
+        number = self.calls.get(name, 0)
+        self.calls[name] = number + 1
+        if self.order is not None:
+            self.order.append(name)
+        return number
+
+
+def function_index(name: str) -> int:
+    """Return a function's place among the random streams: of its name alone, behind all modules."""
+    return _FIRST_FUNCTION + zlib.crc32(name.encode()) % _FUNCTIONS
