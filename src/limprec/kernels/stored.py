@@ -1,0 +1,186 @@
+"""Tensors in few bytes, as real bits in whole bytes: for integer products and what autograd saves.
+
+Integers are kept as integer codes that count a power of two, floats as the narrowest dtype that
+holds every value. ``widen(round_to_codes(x, precision, key))`` is ``round_to(x, precision, key)``,
+bit for bit: fixed point has no negative zero, float dtypes have one. (``io.packing`` goes further
+and leaves no bit unused; it is made for files, this for speed.)
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import FormatError
+from ..formats import (
+    DynamicFixedPoint,
+    FixedPoint,
+    FloatingPoint,
+    Format,
+    Microscaling,
+    Precision,
+    ScaledFormat,
+)
+from . import groups
+from .carrier import check_holds, dtype_format
+from .dispatch import round_to
+from .elements import scale as times_power_of_two
+from .random import Key
+
+_FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16)
+_INTEGERS = (torch.int8, torch.uint8, torch.int16)
+
+
+class Codes(NamedTuple):
+    """A rounded tensor in narrow storage; ``widen`` gives its values back.
+
+    Args:
+        codes: in the shape and memory order of the tensor; ``storable`` says which dtype. Of the
+            tensor's own dtype, with a scale of 1, where the values are kept as they are: a format
+            without narrow storage, or fixed point that meets a NaN.
+        scale: float32 (float64 for a float64 tensor), powers of two: what one code stands for.
+            Without axes for one scale, else one entry a group (see ``groups``). NaN where the group
+            is NaN throughout; its codes are then 0. It is 1 for scalar floating point.
+        format: the format that the values are of.
+        dtype: what they widen to, the dtype of the rounded tensor.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    format: Format
+    dtype: torch.dtype
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the values are kept as codes, not as they were."""
+        return self.codes.dtype == storable(self.format)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes and scales."""
+        return self.codes.nbytes + self.scale.nbytes
+
+
+@lru_cache(maxsize=1024)
+def storable(fmt: Format) -> torch.dtype | None:
+    """Return the dtype that keeps the codes of a format, None where none is narrow.
+
+    Fixed point and dynamic fixed point (a scale per tensor, channel or block): int8 up to 8 bits
+    (uint8 for 8 bits unsigned), int16 up to 16. Floating point: the first of float8_e4m3fn,
+    float8_e5m2, bfloat16 and float16 that has every value. Microscaling: what its element takes.
+    Affine integers and NVFP4, whose scales are no powers of two, and formats by table: none.
+    """
+    if isinstance(fmt, DynamicFixedPoint | Microscaling):
+        return storable(fmt.element)
+    if isinstance(fmt, FixedPoint):
+        for dtype in _INTEGERS:
+            info = torch.iinfo(dtype)
+            if info.min <= fmt.code_min and fmt.code_max <= info.max:
+                return dtype
+    if isinstance(fmt, FloatingPoint):
+        for dtype in _FLOATS:
+            if _holds(fmt, dtype):
+                return dtype
+    return None
+
+
+def round_to_codes(x: Tensor, precision: Precision, key: Key | None) -> Codes:
+    """Round a tensor straight to narrow storage; arguments are not checked, as for ``round_to``.
+
+    Args:
+        x: floating-point tensor of any layout whose dtype carries the format.
+        precision: the format and the rounding.
+        key: the random key; needed for ``stochastic``, else ignored.
+
+    Returns:
+        Codes that ``widen`` to ``round_to`` of the same arguments, bit for bit; any NaN is as good
+        as another. A NaN in a tensor of fixed point has no code: the values are then kept in the
+        dtype of ``x``, and so are those of a format without narrow storage, and in a graph that
+        ``torch.compile`` traces all those of fixed point.
+    """
+    y = round_to(x.detach(), precision, key)
+    codes = to_codes(y, precision.format)
+    return _kept(y, precision.format) if codes is None else codes
+
+
+def to_codes(y: Tensor, fmt: Format) -> Codes | None:
+    """Return the codes of a tensor that holds values of a format already.
+
+    Args:
+        y: what ``round_to`` made, in any layout; elements that are no values of the format give
+            codes without a meaning.
+        fmt: the format.
+
+    Returns:
+        What ``round_to_codes`` gives for the tensor that ``y`` was rounded from (scales follow from
+        the rounded values as well); None for a format without narrow storage, and where
+        ``round_to_codes`` keeps the values as they are.
+    """
+    y, dtype = y.detach(), storable(fmt)
+    if dtype is None:
+        return None
+    if isinstance(fmt, FloatingPoint):
+        return Codes(y.to(dtype), _one(y), fmt, y.dtype)
+    if isinstance(fmt, FixedPoint) and (torch.compiler.is_compiling() or bool(y.isnan().any())):
+        return None
+    exponent, scaled = _exponents(y, fmt)
+    least = -1074 if y.dtype == torch.float64 else -149  # y has no digits below
+    exponent = exponent.clamp(min=least)
+    factor = times_power_of_two(torch.ones_like(exponent, dtype=torch.float64), exponent)
+    factor = torch.where(scaled, factor, torch.nan).to(_one(y).dtype)
+    if isinstance(fmt, ScaledFormat):
+        exponent = groups.spread(exponent, y.shape, fmt)
+        scaled = groups.spread(scaled, y.shape, fmt)
+    values = torch.where(scaled, times_power_of_two(y.to(torch.float64), -exponent), 0.0)
+    return Codes(torch.empty_like(y, dtype=dtype).copy_(values), factor, fmt, y.dtype)
+
+
+def widen(codes: Codes) -> Tensor:
+    """Return the values of codes; the very tensor where they are kept as they were."""
+    if not codes.narrow or isinstance(codes.format, FloatingPoint):
+        return codes.codes.to(codes.dtype)
+    factor = codes.scale
+    if isinstance(codes.format, ScaledFormat):
+        factor = groups.spread(factor, codes.codes.shape, codes.format)
+    return (codes.codes.to(factor.dtype) * factor).to(codes.dtype)
+
+
+def _kept(y: Tensor, fmt: Format) -> Codes:
+    return Codes(y, _one(y), fmt, y.dtype)
+
+
+def _one(y: Tensor) -> Tensor:
+    dtype = torch.float64 if y.dtype == torch.float64 else torch.float32
+    return torch.ones((), dtype=dtype, device=y.device)
+
+
+def _exponents(y: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
+    """Return the exponent of what one code of each group stands for, and where there is one."""
+    if isinstance(fmt, FixedPoint):
+        whole = torch.ones((), dtype=torch.bool, device=y.device)
+        return whole.to(torch.int64) * -fmt.fraction_bits, whole
+    assert isinstance(fmt, DynamicFixedPoint | Microscaling)
+    top = groups.amax(y, fmt).to(torch.float64)
+    exponent = torch.frexp(top).exponent.to(torch.int64)
+    if isinstance(fmt, DynamicFixedPoint):
+        exponent = torch.where(top > 0, exponent - fmt.bits + 1, 0)
+    else:
+        exponent = torch.where(top > 0, (exponent - 1 - fmt.max_exponent).clamp(-127, 127), -127)
+        if isinstance(fmt.element, FixedPoint):
+            exponent = exponent - fmt.element.fraction_bits
+    return torch.where(top.isfinite(), exponent, 0), top.isfinite()
+
+
+def _holds(fmt: FloatingPoint, dtype: torch.dtype) -> bool:
+    """Whether a dtype has every value of a format, infinities included."""
+    infinite = fmt.has_infinity and fmt.overflow == "ieee"
+    if infinite and not dtype_format(dtype, "storage").has_infinity:
+        return False
+    try:
+        check_holds(fmt, dtype, "storage")
+    except FormatError:
+        return False
+    return True
