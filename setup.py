@@ -22,8 +22,8 @@ if int(setuptools.__version__.split(".")[0]) < 77:  # older ones cannot read pyp
     )
 
 NATIVE = Path("src/limprec/kernels/native")
-REQUESTS = [NATIVE / "spec.py", NATIVE / "steps.py"]
-"""What these pack, the extension unpacks: it is good for them alone."""
+REQUESTS = [NATIVE / "spec.py", NATIVE / "steps.py", NATIVE / "stored.py"]
+"""What these ask, the extension answers: it is good for them alone."""
 PER_LEVEL = sorted(map(str, NATIVE.glob("*kernels.cpp")))
 """Compiled once per instruction set; every other source once."""
 X86 = platform.machine().lower() in ("x86_64", "amd64")

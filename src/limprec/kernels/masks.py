@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from .dispatch import Backend
+from .native import stored
 
-def relu_with_mask(x: Tensor, ceiling: float | None = None) -> tuple[Tensor, Tensor]:
+
+def relu_with_mask(
+    x: Tensor, ceiling: float | None = None, *, backend: Backend = Backend.AUTO
+) -> tuple[Tensor, Tensor]:
     """Return ReLU, cut at a ceiling if there is one, and where its derivative is 1.
 
     Args:
         x: floating-point tensor of any layout.
         ceiling: 6 for ReLU6; None for none.
+        backend: ``REFERENCE`` for plain PyTorch, else the fastest that is there.
 
     Returns:
         ``torch.relu(x)``, bit for bit (``hardtanh(x, 0, ceiling)`` under a ceiling), in the layout
@@ -23,6 +27,8 @@ def relu_with_mask(x: Tensor, ceiling: float | None = None) -> tuple[Tensor, Ten
         the last are 0.
     """
     x = x.detach()
+    if backend is Backend.AUTO and stored.can_mask(x):
+        return stored.relu_with_mask(x, ceiling)
     y = torch.empty_like(x).copy_(x.clamp(0.0, ceiling))
     flat = _in_memory_order(y)
     keep = ~(flat <= 0)
@@ -32,16 +38,22 @@ def relu_with_mask(x: Tensor, ceiling: float | None = None) -> tuple[Tensor, Ten
     return y, (whole << _places(x)).sum(dim=1, dtype=torch.uint8)
 
 
-def masked(grad: Tensor, mask: Tensor, stride: Sequence[int]) -> Tensor:
+def masked(
+    grad: Tensor, mask: Tensor, stride: tuple[int, ...], *, backend: Backend = Backend.AUTO
+) -> Tensor:
     """Return a gradient where the mask has 1, and +0 elsewhere: a new tensor.
 
     Args:
         grad: floating-point tensor in the shape of the masked one, of any layout and dtype.
         mask: as ``relu_with_mask`` gives it.
         stride: that of the masked tensor; the result has it too.
+        backend: as for ``relu_with_mask``.
     """
+    grad = grad.detach()
+    if backend is Backend.AUTO and stored.can_mask(grad):
+        return stored.masked(grad, mask, stride)
     result = torch.empty_strided(grad.shape, stride, dtype=grad.dtype, device=grad.device)
-    flat = _in_memory_order(result.copy_(grad.detach()))
+    flat = _in_memory_order(result.copy_(grad))
     keep = (mask.unsqueeze(1) >> _places(grad) & 1).view(-1)[: grad.numel()].to(torch.bool)
     flat.masked_fill_(~keep, 0.0)
     return result

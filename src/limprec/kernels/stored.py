@@ -8,6 +8,7 @@ and leaves no bit unused; it is made for files, this for speed.)
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,8 +27,9 @@ from ..formats import (
 )
 from . import groups
 from .carrier import check_holds, dtype_format
-from .dispatch import round_to
+from .dispatch import Backend, round_to
 from .elements import scale as times_power_of_two
+from .native import stored
 from .random import Key
 
 _FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16)
@@ -87,13 +89,16 @@ def storable(fmt: Format) -> torch.dtype | None:
     return None
 
 
-def round_to_codes(x: Tensor, precision: Precision, key: Key | None) -> Codes:
+def round_to_codes(
+    x: Tensor, precision: Precision, key: Key | None, *, backend: Backend = Backend.AUTO
+) -> Codes:
     """Round a tensor straight to narrow storage; arguments are not checked, as for ``round_to``.
 
     Args:
         x: floating-point tensor of any layout whose dtype carries the format.
         precision: the format and the rounding.
         key: the random key; needed for ``stochastic``, else ignored.
+        backend: ``REFERENCE`` for plain PyTorch, else the fastest that is there.
 
     Returns:
         Codes that ``widen`` to ``round_to`` of the same arguments, bit for bit; any NaN is as good
@@ -101,25 +106,63 @@ def round_to_codes(x: Tensor, precision: Precision, key: Key | None) -> Codes:
         dtype of ``x``, and so are those of a format without narrow storage, and in a graph that
         ``torch.compile`` traces all those of fixed point.
     """
-    y = round_to(x.detach(), precision, key)
-    codes = to_codes(y, precision.format)
-    return _kept(y, precision.format) if codes is None else codes
+    x = x.detach()
+    codes = _straight(x, precision, key, backend)
+    if codes is None:
+        y = round_to(x, precision, key, backend=backend)
+        codes = _reference(y, precision.format)
+    return Codes(y, _one(y), precision.format, y.dtype) if codes is None else codes
 
 
-def to_codes(y: Tensor, fmt: Format) -> Codes | None:
+def to_codes(y: Tensor, fmt: Format, *, backend: Backend = Backend.AUTO) -> Codes | None:
     """Return the codes of a tensor that holds values of a format already.
 
     Args:
         y: what ``round_to`` made, in any layout; elements that are no values of the format give
             codes without a meaning.
         fmt: the format.
+        backend: as for ``round_to_codes``.
 
     Returns:
-        What ``round_to_codes`` gives for the tensor that ``y`` was rounded from (scales follow from
-        the rounded values as well); None for a format without narrow storage, and where
-        ``round_to_codes`` keeps the values as they are.
+        What ``round_to_codes`` gives for the tensor that ``y`` was rounded from, since the scales
+        of rounded values are those they were rounded with (or finer ones, under a given ``amax``).
+        None for a format without narrow storage, and where ``round_to_codes`` keeps the values.
     """
-    y, dtype = y.detach(), storable(fmt)
+    y = y.detach()
+    return _straight(y, Precision(fmt), None, backend) or _reference(y, fmt)
+
+
+def widen(codes: Codes, *, backend: Backend = Backend.AUTO) -> Tensor:
+    """Return the values of codes; the very tensor where they are kept as they were."""
+    words, factor, fmt, dtype = codes
+    if not codes.narrow:
+        return words
+    if backend is Backend.AUTO and stored.can_widen(words, factor, dtype):
+        return stored.widen(words, factor, dtype)
+    if isinstance(fmt, FloatingPoint):
+        return words.to(dtype)
+    if isinstance(fmt, ScaledFormat):
+        factor = groups.spread(factor, words.shape, fmt)
+    return (words.to(factor.dtype) * factor).to(dtype)
+
+
+def _straight(x: Tensor, precision: Precision, key: Key | None, backend: Backend) -> Codes | None:
+    """Return what the native kernels make of a tensor, None where that is for others."""
+    fmt, dtype = precision.format, storable(precision.format)
+    if backend is not Backend.AUTO or dtype is None or not stored.can_store(x, precision, dtype):
+        return None
+    fixed = isinstance(fmt, FixedPoint)
+    if fixed and torch.compiler.is_compiling():
+        return None
+    words, factor = stored.round_to_codes(x, precision, key, dtype)
+    if fixed and math.isnan(factor.item()):
+        return None
+    return Codes(words, factor, fmt, x.dtype)
+
+
+def _reference(y: Tensor, fmt: Format) -> Codes | None:
+    """Return the codes of rounded values: the semantics of all the rest."""
+    dtype = storable(fmt)
     if dtype is None:
         return None
     if isinstance(fmt, FloatingPoint):
@@ -136,20 +179,6 @@ def to_codes(y: Tensor, fmt: Format) -> Codes | None:
         scaled = groups.spread(scaled, y.shape, fmt)
     values = torch.where(scaled, times_power_of_two(y.to(torch.float64), -exponent), 0.0)
     return Codes(torch.empty_like(y, dtype=dtype).copy_(values), factor, fmt, y.dtype)
-
-
-def widen(codes: Codes) -> Tensor:
-    """Return the values of codes; the very tensor where they are kept as they were."""
-    if not codes.narrow or isinstance(codes.format, FloatingPoint):
-        return codes.codes.to(codes.dtype)
-    factor = codes.scale
-    if isinstance(codes.format, ScaledFormat):
-        factor = groups.spread(factor, codes.codes.shape, codes.format)
-    return (codes.codes.to(factor.dtype) * factor).to(codes.dtype)
-
-
-def _kept(y: Tensor, fmt: Format) -> Codes:
-    return Codes(y, _one(y), fmt, y.dtype)
 
 
 def _one(y: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def _load() -> tuple[int, str | None]:
     except ImportError as error:
         return Simd.AUTO, str(error)
     here = Path(__file__).parent
-    requests = b"".join((here / name).read_bytes() for name in ("spec.py", "steps.py"))
+    requests = b"".join((here / name).read_bytes() for name in ("spec.py", "steps.py", "stored.py"))
     if getattr(extension, "STAMP", None) != zlib.crc32(requests):
         return Simd.AUTO, "it was built from other sources than these"
     return int(extension.SIMD), None

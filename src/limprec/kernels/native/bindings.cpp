@@ -12,52 +12,13 @@
 #include <cstring>
 #include <vector>
 
+#include "call.h"
 #include "grouped.h"
-#include "simd.h"
 
 namespace limprec {
 namespace {
 
 using torch::stable::Tensor;
-
-Level level_of(Simd asked) {
-  const Simd level = usable_simd(asked);
-#if defined(LIMPREC_X86)
-  if (level == Simd::AVX512) return {AVX512, SCALED_AVX512};
-  if (level == Simd::AVX2) return {AVX2, SCALED_AVX2};
-#endif
-  (void)level;
-  return {PORTABLE, SCALED_PORTABLE};
-}
-
-Carrier carrier_of(const Tensor& x) {
-  using torch::headeronly::ScalarType;
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return Carrier::FLOAT32;
-    case ScalarType::BFloat16:
-      return Carrier::BFLOAT16;
-    case ScalarType::Half:
-      return Carrier::FLOAT16;
-    case ScalarType::Double:
-      return Carrier::FLOAT64;
-    default:
-      STD_TORCH_CHECK(false, "limprec rounds float32, float64, bfloat16 and float16 tensors");
-  }
-}
-
-// The plan of a request; one that repeats itself, as it does in a loop, is not made anew.
-Plan plan_of(int64_t spec, Carrier carrier, const Key& key) {
-  thread_local Plan last{};
-  thread_local int64_t known = -1;
-  if (spec != known || carrier != last.carrier) {
-    last = make_plan(spec, carrier, key);
-    known = spec;
-  }
-  Plan plan = last;
-  plan.key = key;
-  return plan;
-}
 
 // A request to round x into out.
 class Request {
@@ -210,10 +171,6 @@ class Request {
   Extremes found_ = NOTHING;
 };
 
-Key make_key(int64_t seed, int64_t stream, int64_t step) {
-  return {static_cast<uint64_t>(seed), static_cast<uint32_t>(stream), static_cast<uint32_t>(step)};
-}
-
 void check_out(const Tensor& x, const Tensor& out) {
   const auto a = x.sizes(), b = out.sizes();
   STD_TORCH_CHECK(std::equal(a.begin(), a.end(), b.begin(), b.end()) &&
@@ -256,9 +213,6 @@ void round_within(Tensor x, Tensor out, double amax, int64_t spec) {
 
 }  // namespace
 }  // namespace limprec
-
-// The key is symbolic, so that a compiled graph serves every training step.
-#define LIMPREC_KEY "SymInt seed, SymInt stream, SymInt step, SymInt offset"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(limprec, m) {
   m.def("round_to(Tensor x, int spec) -> Tensor");

@@ -58,7 +58,7 @@ static INLINE u16 to_half(f32 x) {
 // What the carriers of at most 32 bits share.
 template <class C>
 struct Narrow {
-  static constexpr bool HAS_NARROW = true;
+  static constexpr bool HAS_NARROW = true, INTEGER = false;
   using Number = float;
   using Pattern = i32;
 

@@ -13,6 +13,7 @@ enum class Kind : uint8_t { FLOATING, FIXED, DYNAMIC, MICROSCALING, NVFP4, AFFIN
 enum class Rounding : uint8_t { NEAREST, NEAREST_AWAY, TOWARD_ZERO, DOWN, UP, STOCHASTIC };
 enum class Simd : uint8_t { AUTO, PORTABLE, AVX2, AVX512 };
 enum class Carrier : uint8_t { FLOAT32, BFLOAT16, FLOAT16, FLOAT64 };
+enum class Memory : uint8_t { FLOAT32, BFLOAT16, FLOAT16, E4M3, E5M2, INT8, INT16 };
 enum class Span : uint8_t { TENSOR, CHANNEL, BLOCK };  // what a scale is for
 enum class Zero : uint8_t { INTEGER, NONE, REAL };     // the zero point of affine integers
 

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "dtypes.h"
 #include "simd.h"
 #include "strided.h"
 
@@ -38,26 +39,6 @@ const StepKernels& step_kernels(Simd asked) {
 }
 
 // Unpacking
-
-int32_t dtype_of(Memory memory) {
-  switch (memory) {
-    case Memory::FLOAT32:
-      return aoti_torch_dtype_float32();
-    case Memory::BFLOAT16:
-      return aoti_torch_dtype_bfloat16();
-    case Memory::FLOAT16:
-      return aoti_torch_dtype_float16();
-    case Memory::E4M3:
-      return aoti_torch_dtype_float8_e4m3fn();
-    case Memory::E5M2:
-      return aoti_torch_dtype_float8_e5m2();
-    case Memory::INT8:
-      return aoti_torch_dtype_int8();
-    case Memory::INT16:
-      return aoti_torch_dtype_int16();
-  }
-  return -1;
-}
 
 // Reads the numbers of a request one by one.
 class Request {

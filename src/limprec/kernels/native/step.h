@@ -9,7 +9,6 @@ namespace limprec {
 
 enum class Rule : uint8_t { SGD, ADAM, LION, RMSPROP, ADD, AVERAGE };
 enum class WriteBack : uint8_t { NEAREST, STOCHASTIC, KAHAN, LAZY, MASTER, SPLIT };
-enum class Memory : uint8_t { FLOAT32, BFLOAT16, FLOAT16, E4M3, E5M2, INT8, INT16 };
 
 enum Flag : uint32_t {
   MAXIMIZE = 1,

@@ -14,6 +14,9 @@ namespace limprec::LIMPREC_LEVEL {
 static INLINE int64_t size_of(Carrier carrier) {
   return carrier == Carrier::FLOAT64 ? 8 : carrier == Carrier::FLOAT32 ? 4 : 2;
 }
+static INLINE int64_t size_of(Memory memory) {
+  return memory == Memory::FLOAT32 ? 4 : memory >= Memory::E4M3 && memory <= Memory::INT8 ? 1 : 2;
+}
 static INLINE const void* at(const Plan& plan, const void* p, int64_t element) {
   return static_cast<const char*>(p) + element * size_of(plan.carrier);
 }
