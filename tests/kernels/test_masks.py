@@ -151,6 +151,7 @@ def test_schemas_and_refusals() -> None:
         ops.masked(x, mask, torch.empty(4, 3).T, 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # Dynamo's own doing
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_compiled_graphs_give_the_same(layout: torch.memory_format) -> None:
     def loss(x: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def test_codes_widen_to_what_was_rounded(name: str, dtype: torch.dtype, backend:
     fmt = parse_format(name)
     if not fits(fmt, dtype):
         return
-    x = spread(dtype, 37 * 41).view(37, 41)
+    x = spread(dtype, 37 * 41).clamp(-3e4, 3e4).view(37, 41)  # float16 has no more
     x[0, :9] = torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1.0, -1.0, 0.5, 447.0, -3e4])
     for mode in MODES:
         precision = parse_precision(f"{name}:{mode}")

@@ -90,7 +90,7 @@ def check_holds(fmt: Format, dtype: torch.dtype, operation: str) -> None:
         wider = [
             str(d).removeprefix("torch.")
             for d in (torch.float32, torch.float64)
-            if d != dtype and fits_in(fmt, STORAGE_FORMATS[d])
+            if d != dtype and holds(fmt, STORAGE_FORMATS[d])
         ]
         remedy = f"use a {wider[0]} carrier" if wider else "choose a narrower format"
         raise FormatError(operation, problem, remedy)
@@ -112,8 +112,8 @@ def is_identity(fmt: Format, dtype: torch.dtype) -> bool:
     )
 
 
-def fits_in(fmt: Format, carrier: FloatingPoint) -> bool:
-    """Whether a carrier holds every value of a format."""
+def holds(fmt: Format, carrier: FloatingPoint) -> bool:
+    """Whether every finite value of ``fmt`` is one of ``carrier``; as to scalar formats, in range."""
     if fmt.significant_bits > carrier.significant_bits:
         return False
     if not isinstance(fmt, ScalarFormat):

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import FormatError
 from ..formats import (
     DynamicFixedPoint,
     FixedPoint,
@@ -26,7 +25,7 @@ from ..formats import (
     ScaledFormat,
 )
 from . import groups
-from .carrier import check_holds, dtype_format
+from .carrier import dtype_format, holds
 from .dispatch import Backend, round_to
 from .elements import scale as times_power_of_two
 from .native import stored
@@ -205,11 +204,6 @@ def _exponents(y: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
 
 def _holds(fmt: FloatingPoint, dtype: torch.dtype) -> bool:
     """Whether a dtype has every value of a format, infinities included."""
+    memory = dtype_format(dtype, "storage")
     infinite = fmt.has_infinity and fmt.overflow == "ieee"
-    if infinite and not dtype_format(dtype, "storage").has_infinity:
-        return False
-    try:
-        check_holds(fmt, dtype, "storage")
-    except FormatError:
-        return False
-    return True
+    return holds(fmt, memory) and (memory.has_infinity or not infinite)

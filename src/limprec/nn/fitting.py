@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import ConversionError
-from ..kernels.carrier import STORAGE_FORMATS, fits_in, is_identity
+from ..kernels.carrier import STORAGE_FORMATS, holds, is_identity
 from ..plan import TENSOR_ROLES, Group, LayerPlan
 from .state import Compute
 
@@ -55,6 +55,6 @@ def can(way: Compute, plan: LayerPlan) -> bool:
 def misfit(way: Compute, plan: LayerPlan, role: str) -> str | None:
     """Return why a role's format cannot be multiplied in a way, None if it can."""
     fmt = plan[role].format
-    if way is Compute.FAST and not fits_in(fmt, STORAGE_FORMATS[torch.bfloat16]):
+    if way is Compute.FAST and not holds(fmt, STORAGE_FORMATS[torch.bfloat16]):
         return "bfloat16 does not hold its values exactly"
     return None

@@ -88,7 +88,7 @@ struct FlatCodes {
   }
   void round(const Plan& plan, const Extremes* found, int64_t first, int64_t last) const {
     alignas(64) char buffer[PIECE * WIDEST];
-    const int64_t end = values.end(last - 1);
+    const int64_t end = values.end(last);
     for (int64_t at = values.begin(first), n; at < end; at += n) {
       // Tiles begin at multiples of PIECE, but for the first.
       const uint64_t index = values.offset + static_cast<uint64_t>(at);
