@@ -1,0 +1,218 @@
+"""Layers on integers: every product of a training step is int8 x int8 -> int32, exact.
+
+A layer y = op(x, w) computes op(Qa(x), Qw(w)) on codes; going back, e = Qe(dL/dy) becomes codes
+too, and feeds dL/dx = op'(e, Qw(w)) and Qg(op'(e, Qa(x))). Each sum of products of codes is exact
+and is rounded once, to float32, when it is multiplied by the two scales (``to_values``). What
+autograd saves are codes, one byte an element.
+
+NaN: a tensor that holds one has no codes (dynamic fixed point and affine integers: neither has one
+with an infinity); its scale is NaN, and so is every element of each product it enters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ...errors import KernelError
+from ...formats import FixedPoint, Precision
+from ..dispatch import round_to
+from ..random import Key
+from .integer import PEAK, SYMMETRIC_PEAK, integer_matmul
+from .operands import Codes, check_real, round_to_codes, to_values, worth
+
+Role = tuple[Precision, Key | None]
+"""How one operand is rounded; the key is needed where the precision is stochastic."""
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Roundings:
+    """How a layer's operands are rounded: int8 codes for the first three, any format for the rest.
+
+    Args:
+        activation: the input.
+        weight: the weight, or the second factor of ``real_matmul``.
+        error: the gradient with respect to the output; None where none will come.
+        gradient: the gradient with respect to the weight, None to leave it.
+        bias: the bias, None to leave it.
+        bias_gradient: the gradient with respect to the bias, None to leave it.
+    """
+
+    activation: Role
+    weight: Role
+    error: Role | None = None
+    gradient: Role | None = None
+    bias: Role | None = None
+    bias_gradient: Role | None = None
+
+
+def real_linear(x: Tensor, weight: Tensor, bias: Tensor | None, roundings: Roundings) -> Tensor:
+    """Return ``x @ weight.T + bias`` from integer products, differentiable.
+
+    Args:
+        x: (..., K), float32, bfloat16, float16 or float64.
+        weight: (N, K), of the dtype of ``x``.
+        bias: (N,) or None; added in float32 after the product has been rounded to it.
+        roundings: of each operand.
+
+    Returns:
+        (..., N) in the dtype of ``x``; zeros (plus the bias) where K is 0. NaN in ``x`` or
+        ``weight`` makes all of it NaN, and so does an infinity unless the format saturates it.
+
+    Raises:
+        KernelError: for a format without int8 codes, dtypes or shapes that do not fit, tensors on
+            the meta device, or a gradient without an error precision.
+    """
+    _check("real_linear", x, weight, bias, roundings)
+    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+        raise KernelError(
+            "real_linear",
+            f"shapes {tuple(x.shape)} and {tuple(weight.shape)}",
+            "give (..., K) and (N, K)",
+        )
+    return _apply(_Product, x, weight, bias, roundings, True)
+
+
+def real_matmul(a: Tensor, b: Tensor, roundings: Roundings) -> Tensor:
+    """Return ``a @ b`` from integer products, differentiable in both factors.
+
+    Args:
+        a: (..., M, K) or (K,), float32, bfloat16, float16 or float64.
+        b: (K, N), of the dtype of ``a``.
+        roundings: ``activation`` rounds ``a``, ``weight`` rounds ``b``, ``gradient`` the gradient
+            with respect to ``b``.
+
+    Returns:
+        (..., M, N) or (N,) in the dtype of ``a``. NaN as in ``real_linear``.
+
+    Raises:
+        KernelError: as ``real_linear``.
+    """
+    _check("real_matmul", a, b, None, roundings)
+    if b.ndim != 2 or a.ndim < 1 or a.shape[-1] != b.shape[0]:
+        raise KernelError(
+            "real_matmul",
+            f"shapes {tuple(a.shape)} and {tuple(b.shape)}",
+            "give (..., K) and (K, N)",
+        )
+    return _apply(_Product, a, b, None, roundings, False)
+
+
+class _Product(torch.autograd.Function):
+    """(..., K) times a matrix that is stored as (N, K), or as (K, N)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        roundings: Roundings,
+        transposed: bool,
+    ) -> Tensor:
+        """Round to codes, multiply, and keep the codes that the way back needs."""
+        a, w = round_to_codes(x, *roundings.activation), round_to_codes(weight, *roundings.weight)
+        ctx.roundings, ctx.transposed = roundings, transposed
+        ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        save(ctx, a if need_weight else None, w if need_x else None)
+        matrix = w.codes.t() if transposed else w.codes
+        total = integer_matmul(_rows(a.codes), matrix, peak(roundings))
+        y = to_values(total, worth(a, w), x.dtype, round_bias(bias, roundings))
+        return y.view(*x.shape[:-1], matrix.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Round the error to codes, and multiply what is needed."""
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        roundings, (a, w) = ctx.roundings, saved(ctx)
+        e = round_to_codes(grad, *roundings.error)
+        rows = _rows(e.codes)
+        grad_x = grad_weight = grad_bias = None
+        if need_x:
+            matrix = w.codes if ctx.transposed else w.codes.t()
+            total = integer_matmul(rows, matrix, peak(roundings))
+            grad_x = to_values(total, worth(e, w), ctx.dtypes[0])
+            grad_x = grad_x.view(*grad.shape[:-1], matrix.shape[1])
+        if need_weight:
+            inputs = _rows(a.codes)
+            factors = (rows, inputs) if ctx.transposed else (inputs, rows)
+            total = integer_matmul(factors[0].t(), factors[1], peak(roundings))
+            grad_weight = to_values(total, worth(e, a), ctx.dtypes[1])
+            grad_weight = round_in_place(grad_weight, roundings.gradient)
+        if need_bias:
+            ones = rows.new_ones(1, rows.shape[0])
+            total = integer_matmul(ones, rows, 128)[0]
+            grad_bias = to_values(total, worth(e), ctx.dtypes[2])
+            grad_bias = round_in_place(grad_bias, roundings.bias_gradient)
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+def _apply(function: Any, *arguments: Any) -> Tensor:
+    result: Tensor = function.apply(*arguments)
+    return result
+
+
+def _check(
+    operation: str, x: Tensor, weight: Tensor, bias: Tensor | None, roundings: Roundings
+) -> None:
+    """Refuse what has no integer products, before anything is computed."""
+    for role in ("activation", "weight", "error"):
+        if (chosen := getattr(roundings, role)) is not None:
+            check_real(chosen[0], operation, role)
+    tensors = [x, weight] if bias is None else [x, weight, bias]
+    if x.dtype not in _DTYPES or any(t.dtype != x.dtype for t in tensors):
+        dtypes = ", ".join(str(t.dtype).removeprefix("torch.") for t in tensors)
+        raise KernelError(operation, f"dtypes {dtypes}", "give one, e.g. float32")
+    if any(t.is_meta or t.device != x.device for t in tensors):
+        devices = ", ".join(str(t.device) for t in tensors)
+        raise KernelError(
+            operation, f"tensors on {devices}", "give tensors with data on one device"
+        )
+    needed = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if needed and roundings.error is None:
+        raise KernelError(
+            operation, "a gradient without an error precision", "give roundings.error"
+        )
+
+
+def peak(roundings: Roundings) -> int:
+    """Return the largest magnitude of a product of two codes: fixed point alone has -128."""
+    roles = (roundings.activation, roundings.weight, roundings.error)
+    lopsided = any(role and isinstance(role[0].format, FixedPoint) for role in roles)
+    return PEAK if lopsided else SYMMETRIC_PEAK
+
+
+def save(ctx: Any, *operands: Codes | None) -> None:
+    """Keep codes and scales for the way back, None where they are not needed."""
+    kept = [part for operand in operands for part in operand or (None, None)]
+    ctx.save_for_backward(*kept)
+
+
+def saved(ctx: Any) -> list[Codes]:
+    """Return what ``save`` was given."""
+    parts = ctx.saved_tensors
+    return [Codes(*parts[i : i + 2]) for i in range(0, len(parts), 2)]
+
+
+def round_bias(bias: Tensor | None, roundings: Roundings) -> Tensor | None:
+    """Return Qb(b)."""
+    if bias is None or roundings.bias is None:
+        return bias
+    return round_to(bias.detach(), *roundings.bias)
+
+
+def round_in_place(grad: Tensor, role: Role | None) -> Tensor:
+    """Round a gradient that nobody else has yet."""
+    return grad if role is None else round_to(grad, *role, out=grad)
+
+
+def _rows(codes: Tensor) -> Tensor:
+    return codes.flatten(0, -2) if codes.ndim > 1 else codes[None]

@@ -1,0 +1,234 @@
+"""Integer products: exact, and layers on them equal rounded operands multiplied in float64."""
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limprec.errors import KernelError
+from limprec.formats import Rounding, parse_precision
+from limprec.kernels import Key, round_to
+from limprec.kernels.matmul import integer
+from limprec.kernels.matmul.integer import PEAK, SYMMETRIC_PEAK, integer_matmul
+from limprec.kernels.matmul.operands import can_be_real, round_to_codes, to_values, why_not_real
+from limprec.kernels.matmul.real import Role, Roundings, real_linear
+from limprec.kernels.native import SlowBackendWarning
+
+NAMES = ["dfx8", "dfx8:stochastic", "dfx5:stochastic16", "fx8.5", "fx6.3:stochastic", "ufx7.4"]
+
+
+def codes(*shape: int, seed: int = 0, low: int = -128) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(low, 128, shape, dtype=torch.int8, generator=g)
+
+
+def exact(a: Tensor, b: Tensor) -> Tensor:
+    """The product in float64, where every partial sum is a whole number."""
+    return (a.double() @ b.double()).to(torch.int64)
+
+
+def same(x: Tensor, y: Tensor) -> bool:
+    """Equal bit for bit, but for the payload of NaN."""
+    assert (x.dtype, x.shape) == (y.dtype, y.shape)
+    return torch.equal(x.isnan(), y.isnan()) and torch.equal(x.nan_to_num(), y.nan_to_num())
+
+
+# --- the product ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("m", "k", "n"),
+    [(1, 1, 1), (3, 7, 5), (33, 64, 17), (0, 4, 3), (3, 0, 4), (2, 5, 0), (1, 300, 70), (65, 3, 1)],
+)
+def test_any_size(m: int, k: int, n: int) -> None:
+    a, b = codes(m, k), codes(k, n, seed=1)
+    y = integer_matmul(a, b)
+    assert (y.dtype, y.shape) == (torch.int32, (m, n))
+    assert torch.equal(y.long(), exact(a, b))
+
+
+def test_any_strides() -> None:
+    wide = codes(40, 50)
+    for a in (wide[:12, :10], wide.t()[:12, :10], wide[::3, ::5], wide[:1, :10].expand(6, 10)):
+        for b in (wide[:10, :8], wide.t()[:10, :8], wide[:10, :1].expand(10, 4), wide[20:, 2::4]):
+            b = b[: a.shape[1]]
+            assert torch.equal(integer_matmul(a, b).long(), exact(a, b))
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7), (4, 1, 6), (1, 1, 3), (5, 3, 1), (1, 4, 1)])
+def test_the_stride_of_a_single_row_means_nothing(shape: tuple[int, int, int]) -> None:
+    m, k, n = shape
+    a, b = codes(m, k), codes(k, n, seed=1)
+
+    def layouts(x: Tensor) -> Iterator[Tensor]:
+        rows, columns = x.shape
+        for strides in ((columns, 1), (1, rows), (columns + 3, 1), (1, rows + 3)):
+            yield torch.empty_strided(x.shape, strides, dtype=torch.int8).copy_(x)
+        if rows == 1:
+            yield x.as_strided(x.shape, (0, 1))
+
+    for x in layouts(a):
+        for y in layouts(b):
+            assert torch.equal(integer_matmul(x, y).long(), exact(a, b))
+
+
+@pytest.mark.parametrize(("code", "peak"), [(-128, PEAK), (127, SYMMETRIC_PEAK)])
+def test_long_contractions(code: int, peak: int) -> None:
+    terms = (2**31 - 1) // peak
+    for length, dtype in ((terms, torch.int32), (terms + 1, torch.int64), (3 * terms, torch.int64)):
+        a = torch.full((2, length), code, dtype=torch.int8)
+        b = a.t().clone()
+        b[: length // 3, 1] = 1
+        y = integer_matmul(a, b, peak)
+        assert y.dtype == dtype
+        assert torch.equal(y.long(), exact(a, b))
+
+
+@pytest.fixture
+def saturating(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A device that sums pairs of products in 16 bits, as AVX2 does without VNNI."""
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        pairs = F.pad(a.int()[:, :, None] * b.int(), (0, 0, 0, a.shape[1] % 2))
+        sums = pairs.unflatten(1, (-1, 2)).sum(2).clamp(-(2**15), 2**15 - 1)
+        return sums.sum(1).int()
+
+    monkeypatch.setattr(torch, "_int_mm", product)
+    integer._is_exact.cache_clear()
+    yield
+    integer._is_exact.cache_clear()
+
+
+@pytest.mark.usefixtures("saturating")
+def test_a_machine_that_saturates_is_found_out_once() -> None:
+    a, b = torch.full((3, 5000), -128, dtype=torch.int8), codes(5000, 4)
+    with pytest.warns(SlowBackendWarning, match="int8 product of cpu saturates"):
+        y = integer_matmul(a, b)
+    assert torch.equal(y.long(), exact(a, b))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(integer_matmul(a, b), y)
+
+
+def test_this_machine_is_exact() -> None:
+    integer._is_exact.cache_clear()
+    assert integer.is_exact(torch.device("cpu"))
+
+
+def test_wrong_operands() -> None:
+    a = codes(2, 3)
+    with pytest.raises(KernelError, match=r"shapes \(2, 3\) and \(2, 3\)"):
+        integer_matmul(a, a)
+    with pytest.raises(KernelError, match="give int8 codes"):
+        integer_matmul(a, a.t().int())
+    with pytest.raises(KernelError, match="with data on one device"):
+        integer_matmul(a.to("meta"), a.t().to("meta"))
+
+
+# --- operands ------------------------------------------------------------------------------------
+
+
+def role(name: str, stream: int) -> Role:
+    precision = parse_precision(name)
+    keyed = precision.rounding is Rounding.STOCHASTIC
+    return precision, Key(5, stream, 2) if keyed else None
+
+
+@pytest.mark.parametrize("name", [*NAMES, "dfx2", "int8s", "int4s:stochastic", "fx8.0-wrap"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_codes_times_scale_is_what_rounding_gives(name: str, dtype: torch.dtype) -> None:
+    precision, key = role(name, 0)
+    if name.startswith("int") and dtype in (torch.bfloat16, torch.float16):
+        return  # their scales need 24 bits
+    for factor in (1.0, 1e-3, 300.0):
+        x = (torch.randn(7, 9, generator=torch.Generator().manual_seed(3)) * factor).to(dtype)
+        c = round_to_codes(x, precision, key)
+        assert c.codes.dtype == torch.int8
+        values = (c.codes.double() * c.scale.double()).to(torch.float32).to(dtype)
+        assert same(values, round_to(x, precision, key))
+
+
+@pytest.mark.parametrize("top", [2.0**-149, 2.0**-130, 3.0e38, 0.0])
+def test_the_ends_of_float32(top: float) -> None:
+    precision, key = role("dfx8", 0)
+    x = torch.tensor([top, -top / 2, top / 3])
+    c = round_to_codes(x, precision, key)
+    assert same((c.codes.double() * c.scale.double()).float(), round_to(x, precision, key))
+
+
+def test_which_formats_can_be_real() -> None:
+    for name in (*NAMES, "int8s", "int2s", "dfx8"):
+        assert can_be_real(parse_precision(name))
+    for name, reason in {
+        "dfx9": "more than 8 bits",
+        "dfx8c0": "more than one scale",
+        "dfx8b32": "more than one scale",
+        "fx9.4": "do not fit int8",
+        "ufx8.4": "do not fit int8",
+        "int8": "has a zero point",
+        "int8sc0": "more than one scale",
+        "int9s": "more than 8 bits",
+        "e4m3": "no integer times a scale",
+        "mxint8": "no integer times a scale",
+    }.items():
+        assert reason in (why_not_real(parse_precision(name)) or "")
+
+
+@pytest.mark.parametrize("scale", [2.0**-9, 2.0**-150, 2.0**100, 0.37, float("nan")])
+def test_sums_are_rounded_once(scale: float) -> None:
+    total = torch.randint(-(2**31), 2**31, (5, 4097), generator=torch.Generator().manual_seed(0))
+    bias = torch.randn(4097)
+    want = (total.double() * scale).float()
+    for dtype in (torch.int32, torch.int64):
+        assert same(to_values(total.to(dtype), scale, torch.float32), want)
+        assert same(to_values(total.to(dtype), scale, torch.float32, bias), want + bias)
+        assert same(
+            to_values(total.to(dtype), scale, torch.bfloat16, bias), (want + bias).bfloat16()
+        )
+    assert same(to_values(total, scale, torch.float64), total.double() * scale)
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+def roundings(name: str) -> Roundings:
+    gradient = "e5m2:stochastic" if "stochastic" in name else "dfx8"
+    others = [role(gradient, i) for i in (3, 4, 5)]
+    return Roundings(*(role(name, i) for i in range(3)), *others)
+
+
+def leaf(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return x.to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (33, 37, 21), (4, 130, 64)])
+def test_linear(name: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
+    m, k, n = shape
+    r = roundings(name)
+    x, w, b = leaf(2, m, k, seed=0, dtype=dtype), leaf(n, k, seed=1, dtype=dtype), leaf(n, seed=2)
+    b = b.detach().to(dtype).requires_grad_()
+    y = real_linear(x, w, b, r)
+    g = leaf(2, m, n, seed=3, dtype=dtype).detach()
+    y.backward(g)
+    a, q = round_to(x, *r.activation).double(), round_to(w, *r.weight).double()
+    assert r.bias is not None
+    assert r.error is not None
+    e = round_to(g, *r.error).double()
+    bias = round_to(b, *r.bias).float()
+    assert same(y.detach(), ((a @ q.t()).float() + bias).to(dtype))
+    assert x.grad is not None
+    assert w.grad is not None
+    assert b.grad is not None
+    assert same(x.grad, (e @ q).float().to(dtype))
+    rows = e.flatten(0, 1)
+    dw, db = (rows.t() @ a.flatten(0, 1)).float().to(dtype), rows.sum(0).float().to(dtype)
+    assert r.gradient is not None
+    assert r.bias_gradient is not None
+    assert same(w.grad, round_to(dw, *r.gradient))
+    assert same(b.grad, round_to(db, *r.bias_gradient))
