@@ -13,8 +13,9 @@ from limprec.formats import Rounding, parse_precision
 from limprec.kernels import Key, round_to
 from limprec.kernels.matmul import integer
 from limprec.kernels.matmul.integer import PEAK, SYMMETRIC_PEAK, integer_matmul
-from limprec.kernels.matmul.operands import can_be_real, round_to_codes, to_values, why_not_real
+from limprec.kernels.matmul.operands import can_be_real, round_operand, to_values, why_not_real
 from limprec.kernels.matmul.real import Role, Roundings, real_linear
+from limprec.kernels.matmul.real_conv import real_conv
 from limprec.kernels.native import SlowBackendWarning
 
 NAMES = ["dfx8", "dfx8:stochastic", "dfx5:stochastic16", "fx8.5", "fx6.3:stochastic", "ufx7.4"]
@@ -145,7 +146,7 @@ def test_codes_times_scale_is_what_rounding_gives(name: str, dtype: torch.dtype)
         return  # their scales need 24 bits
     for factor in (1.0, 1e-3, 300.0):
         x = (torch.randn(7, 9, generator=torch.Generator().manual_seed(3)) * factor).to(dtype)
-        c = round_to_codes(x, precision, key)
+        c = round_operand(x, precision, key)
         assert c.codes.dtype == torch.int8
         values = (c.codes.double() * c.scale.double()).to(torch.float32).to(dtype)
         assert same(values, round_to(x, precision, key))
@@ -155,7 +156,7 @@ def test_codes_times_scale_is_what_rounding_gives(name: str, dtype: torch.dtype)
 def test_the_ends_of_float32(top: float) -> None:
     precision, key = role("dfx8", 0)
     x = torch.tensor([top, -top / 2, top / 3])
-    c = round_to_codes(x, precision, key)
+    c = round_operand(x, precision, key)
     assert same((c.codes.double() * c.scale.double()).float(), round_to(x, precision, key))
 
 
@@ -232,3 +233,58 @@ def test_linear(name: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> N
     assert r.bias_gradient is not None
     assert same(w.grad, round_to(dw, *r.gradient))
     assert same(b.grad, round_to(db, *r.bias_gradient))
+
+
+GEOMETRIES = [
+    # x, weight, stride, padding, dilation, groups
+    ((2, 3, 8, 9), (4, 3, 3, 3), 1, 1, 1, 1),
+    ((3, 4, 7, 7), (6, 2, 3, 3), 2, 1, 1, 2),
+    ((2, 4, 9, 8), (4, 1, 3, 2), (2, 3), (2, 0), (1, 2), 4),
+    ((2, 3, 11, 5), (5, 3, 3, 3), 3, (1, 4), (2, 1), 1),
+    ((1, 2, 6, 6), (3, 2, 1, 1), 2, 0, 1, 1),
+    ((2, 2, 5, 5), (3, 2, 1, 1), 1, 2, 1, 1),
+    ((2, 3, 10, 9), (2, 3, 4, 3), (4, 2), (3, 2), (2, 4), 1),
+    ((2, 3, 9, 9), (2, 3, 3, 4), 1, "same", (2, 1), 1),
+    ((2, 3, 9, 9), (2, 3, 5, 5), 2, "valid", 1, 1),
+    ((3, 5, 21), (4, 5, 5), 2, 3, 2, 1),
+    ((2, 2, 5, 6, 7), (3, 2, 3, 2, 3), (1, 2, 2), (1, 0, 2), (1, 2, 1), 1),
+    ((0, 3, 8, 8), (4, 3, 3, 3), 1, 1, 1, 1),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("name", ["dfx8", "dfx6:stochastic", "fx8.5"])
+@pytest.mark.parametrize("last", [False, True])
+def test_convolution(geometry: tuple, name: str, last: bool) -> None:  # type: ignore[type-arg]
+    shape, kernel, *options = geometry
+    r = roundings(name)
+    x, w, b = leaf(*shape, seed=0), leaf(*kernel, seed=1), leaf(kernel[0], seed=2)
+    if last and x.ndim == 4:
+        x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+    y = real_conv(x, w, b, *options, r)
+    g = leaf(*y.shape, seed=3).detach()
+    assert y.is_contiguous() != (last and x.ndim == 4) or y.numel() == 0
+    y.backward(g)
+    assert r.error is not None
+    assert r.bias is not None
+    assert r.gradient is not None
+    assert r.bias_gradient is not None
+    # The same in float64, where every sum of a few hundred products of codes is exact.
+    a = round_to(x.detach(), *r.activation).double().requires_grad_()
+    q = round_to(w.detach(), *r.weight).double().requires_grad_()
+    conv = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
+    want = conv(a, q, None, *options)
+    e = round_to(g, *r.error).double()
+    want.backward(e)
+    bias = round_to(b.detach(), *r.bias).view(-1, *[1] * (x.ndim - 2))
+    assert same(y.detach(), want.detach().float() + bias)
+    assert a.grad is not None
+    assert q.grad is not None
+    assert x.grad is not None
+    assert w.grad is not None
+    assert b.grad is not None
+    assert same(x.grad, a.grad.float())
+    assert same(w.grad, round_to(q.grad.float(), *r.gradient))
+    sums = e.transpose(0, 1).flatten(1).sum(1).float()
+    assert same(b.grad, round_to(sums, *r.bias_gradient))

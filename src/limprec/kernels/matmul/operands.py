@@ -18,7 +18,7 @@ _FLOAT32_SCALES = (2.0**-126, 2.0**96)
 """Powers of two by which a 31-bit integer in float32 is multiplied exactly."""
 
 
-class Codes(NamedTuple):
+class Operand(NamedTuple):
     """A rounded tensor: ``codes`` times ``scale``."""
 
     codes: Tensor
@@ -66,7 +66,7 @@ def check_real(precision: Precision, operation: str, role: str) -> None:
         )
 
 
-def round_to_codes(x: Tensor, precision: Precision, key: Key | None) -> Codes:
+def round_operand(x: Tensor, precision: Precision, key: Key | None) -> Operand:
     """Return the codes and the scale of ``round_to`` of the same arguments."""
     y = round_to(x.detach(), precision, key)
     scale = _scale(x, y, precision.format)
@@ -74,9 +74,9 @@ def round_to_codes(x: Tensor, precision: Precision, key: Key | None) -> Codes:
         step = float(scale)
         small = y.dtype == torch.float16 or not 2.0**-120 <= step <= 2.0**120
         if not small and math.frexp(step)[0] == 0.5:
-            return Codes(y.mul_(1 / step).to(torch.int8), scale)
+            return Operand(y.mul_(1 / step).to(torch.int8), scale)
     codes = (y.double() / scale).round_()
-    return Codes(torch.where(codes.isnan(), 0.0, codes).to(torch.int8), scale)
+    return Operand(torch.where(codes.isnan(), 0.0, codes).to(torch.int8), scale)
 
 
 def _scale(x: Tensor, y: Tensor, fmt: Format) -> Tensor:
@@ -84,7 +84,8 @@ def _scale(x: Tensor, y: Tensor, fmt: Format) -> Tensor:
     one = torch.ones((), dtype=torch.float64, device=x.device)
     if x.numel() == 0:
         return one
-    top = torch.linalg.vector_norm(y, torch.inf).double()
+    low, high = torch.aminmax(y)  # NaN where there is one
+    top = torch.maximum(-low, high).double()
     if isinstance(fmt, FixedPoint):
         return torch.where(top.isnan(), top, fmt.lsb * one)
     if isinstance(fmt, Affine):
@@ -95,7 +96,7 @@ def _scale(x: Tensor, y: Tensor, fmt: Format) -> Tensor:
     return torch.where(top > 0, step, torch.where(top.isnan(), top, one))
 
 
-def worth(a: Codes, b: Codes | None = None) -> float | Tensor:
+def worth(a: Operand, b: Operand | None = None) -> float | Tensor:
     """Return what a unit of ``a``, or of its products with ``b``, is worth; on a GPU a tensor."""
     both = a.scale if b is None else a.scale * b.scale
     return float(both) if both.is_cpu else both

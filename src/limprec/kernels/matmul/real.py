@@ -23,7 +23,7 @@ from ...formats import FixedPoint, Precision
 from ..dispatch import round_to
 from ..random import Key
 from .integer import PEAK, SYMMETRIC_PEAK, integer_matmul
-from .operands import Codes, check_real, round_to_codes, to_values, worth
+from .operands import Operand, check_real, round_operand, to_values, worth
 
 Role = tuple[Precision, Key | None]
 """How one operand is rounded; the key is needed where the precision is stochastic."""
@@ -69,14 +69,14 @@ def real_linear(x: Tensor, weight: Tensor, bias: Tensor | None, roundings: Round
         KernelError: for a format without int8 codes, dtypes or shapes that do not fit, tensors on
             the meta device, or a gradient without an error precision.
     """
-    _check("real_linear", x, weight, bias, roundings)
+    check("real_linear", x, weight, bias, roundings)
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise KernelError(
             "real_linear",
             f"shapes {tuple(x.shape)} and {tuple(weight.shape)}",
             "give (..., K) and (N, K)",
         )
-    return _apply(_Product, x, weight, bias, roundings, True)
+    return apply(_Product, x, weight, bias, roundings, True)
 
 
 def real_matmul(a: Tensor, b: Tensor, roundings: Roundings) -> Tensor:
@@ -94,14 +94,14 @@ def real_matmul(a: Tensor, b: Tensor, roundings: Roundings) -> Tensor:
     Raises:
         KernelError: as ``real_linear``.
     """
-    _check("real_matmul", a, b, None, roundings)
+    check("real_matmul", a, b, None, roundings)
     if b.ndim != 2 or a.ndim < 1 or a.shape[-1] != b.shape[0]:
         raise KernelError(
             "real_matmul",
             f"shapes {tuple(a.shape)} and {tuple(b.shape)}",
             "give (..., K) and (K, N)",
         )
-    return _apply(_Product, a, b, None, roundings, False)
+    return apply(_Product, a, b, None, roundings, False)
 
 
 class _Product(torch.autograd.Function):
@@ -117,7 +117,7 @@ class _Product(torch.autograd.Function):
         transposed: bool,
     ) -> Tensor:
         """Round to codes, multiply, and keep the codes that the way back needs."""
-        a, w = round_to_codes(x, *roundings.activation), round_to_codes(weight, *roundings.weight)
+        a, w = round_operand(x, *roundings.activation), round_operand(weight, *roundings.weight)
         ctx.roundings, ctx.transposed = roundings, transposed
         ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
         need_x, need_weight = ctx.needs_input_grad[:2]
@@ -133,7 +133,7 @@ class _Product(torch.autograd.Function):
         """Round the error to codes, and multiply what is needed."""
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         roundings, (a, w) = ctx.roundings, saved(ctx)
-        e = round_to_codes(grad, *roundings.error)
+        e = round_operand(grad, *roundings.error)
         rows = _rows(e.codes)
         grad_x = grad_weight = grad_bias = None
         if need_x:
@@ -155,12 +155,13 @@ class _Product(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def _apply(function: Any, *arguments: Any) -> Tensor:
+def apply(function: Any, *arguments: Any) -> Tensor:
+    """Return ``function.apply(*arguments)``, which has no types."""
     result: Tensor = function.apply(*arguments)
     return result
 
 
-def _check(
+def check(
     operation: str, x: Tensor, weight: Tensor, bias: Tensor | None, roundings: Roundings
 ) -> None:
     """Refuse what has no integer products, before anything is computed."""
@@ -190,16 +191,16 @@ def peak(roundings: Roundings) -> int:
     return PEAK if lopsided else SYMMETRIC_PEAK
 
 
-def save(ctx: Any, *operands: Codes | None) -> None:
+def save(ctx: Any, *operands: Operand | None) -> None:
     """Keep codes and scales for the way back, None where they are not needed."""
     kept = [part for operand in operands for part in operand or (None, None)]
     ctx.save_for_backward(*kept)
 
 
-def saved(ctx: Any) -> list[Codes]:
+def saved(ctx: Any) -> list[Operand]:
     """Return what ``save`` was given."""
     parts = ctx.saved_tensors
-    return [Codes(*parts[i : i + 2]) for i in range(0, len(parts), 2)]
+    return [Operand(*parts[i : i + 2]) for i in range(0, len(parts), 2)]
 
 
 def round_bias(bias: Tensor | None, roundings: Roundings) -> Tensor | None:

@@ -1,0 +1,223 @@
+"""Convolutions on integers: autograd around ``windows``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ...errors import KernelError
+from .integer import integer_matmul
+from .operands import round_operand, to_values, worth
+from .real import (
+    Roundings,
+    apply,
+    check,
+    peak,
+    round_bias,
+    round_in_place,
+    save,
+    saved,
+)
+from .windows import Geometry, Sizes, convolve, convolve_back, weight_sums
+
+
+def real_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | str,
+    dilation: int | Sequence[int],
+    groups: int,
+    roundings: Roundings,
+) -> Tensor:
+    """Return the convolution of one to three spatial dimensions from integer products.
+
+    Arguments but the last are those of ``torch.nn.functional.conv1d`` to ``conv3d``, and so are the
+    values but for their rounding. Groups are computed one after the other: many small ones
+    (depthwise convolutions) take long.
+
+    Args:
+        x: (B, C, *sizes) or (C, *sizes), float32, bfloat16, float16 or float64.
+        weight: (O, C / groups, *kernel), of the dtype of ``x``.
+        bias: (O,) or None; added in float32 after the product has been rounded to it.
+        stride: one number, or one a dimension.
+        padding: zeros at both ends, as ``stride``; or ``valid``, or ``same``.
+        dilation: as ``stride``.
+        groups: how many.
+        roundings: of each operand.
+
+    Returns:
+        (B, O, *positions) or (O, *positions) in the dtype of ``x``; channels last where ``x`` or
+        ``weight`` is. NaN in ``x`` or ``weight`` makes all of it NaN, and so does an infinity
+        unless the format saturates it.
+
+    Raises:
+        KernelError: as ``real_linear``.
+    """
+    check("real_conv", x, weight, bias, roundings)
+    spatial = weight.ndim - 2
+    if not 1 <= spatial <= 3 or x.ndim not in (spatial + 1, spatial + 2):
+        raise _shapes(x, weight, "give (B, C, *sizes) and (O, C / groups, *kernel)")
+    geometry = _geometry(weight.shape[2:], stride, padding, dilation)
+    if x.ndim == spatial + 1:
+        return _convolve(x[None], weight, bias, geometry, groups, roundings)[0]
+    return _convolve(x, weight, bias, geometry, groups, roundings)
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    groups: int,
+    roundings: Roundings,
+) -> Tensor:
+    channels = x.shape[1]
+    if groups < 1 or weight.shape[0] % groups or channels != weight.shape[1] * groups:
+        raise _shapes(x, weight, f"C and O must be multiples of groups, which is {groups}")
+    positions = geometry.positions(x.shape[2:])
+    if min(positions) < 1 or 0 in geometry.kernel:
+        raise _shapes(x, weight, "the kernel must fit into the padded input")
+    return apply(_Convolution, x, weight, bias, geometry, positions, groups, roundings)
+
+
+class _Convolution(torch.autograd.Function):
+    """(B, C, *sizes) convolved with (O, C / groups, *kernel)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: Geometry,
+        positions: Sizes,
+        groups: int,
+        roundings: Roundings,
+    ) -> Tensor:
+        """Round to codes, convolve, and keep the codes that the way back needs."""
+        a, w = round_operand(x, *roundings.activation), round_operand(weight, *roundings.weight)
+        ctx.geometry, ctx.groups, ctx.roundings = geometry, groups, roundings
+        ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
+        ctx.x_like, ctx.weight_shape = _layout(x, x.shape), weight.shape
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        save(ctx, a if need_weight else None, w if need_x else None)
+        last = _is_last(x) or _is_last(weight)
+        shape = (x.shape[0], weight.shape[0], *positions)
+        out = _empty(shape, last, x.dtype, x.device)
+        addend = round_bias(bias, roundings)
+        for inputs, outputs in _groups(groups, x.shape[1], weight.shape[0]):
+            convolve(
+                a.codes[:, inputs],
+                w.codes[outputs],
+                geometry,
+                worth(a, w),
+                out[:, outputs],
+                None if addend is None else addend[outputs],
+                peak(roundings),
+            )
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Round the error to codes, and multiply what is needed."""
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        roundings, geometry, (a, w) = ctx.roundings, ctx.geometry, saved(ctx)
+        e = round_operand(grad, *roundings.error)
+        most, each = peak(roundings), list(_groups(ctx.groups, ctx.x_like[0][1], grad.shape[1]))
+        grad_x = grad_weight = grad_bias = None
+        if need_x:
+            shape, last = ctx.x_like
+            grad_x = _empty(shape, last, ctx.dtypes[0], grad.device)
+            for inputs, outputs in each:
+                convolve_back(
+                    e.codes[:, outputs],
+                    w.codes[outputs],
+                    geometry,
+                    worth(e, w),
+                    grad_x[:, inputs],
+                    most,
+                )
+        if need_weight:
+            sums = [weight_sums(e.codes[:, o], a.codes[:, i], geometry, most) for i, o in each]
+            total = torch.cat(sums).contiguous()
+            grad_weight = to_values(total, worth(e, a), ctx.dtypes[1])
+            grad_weight = round_in_place(grad_weight, roundings.gradient)
+        if need_bias:
+            total = e.codes.transpose(0, 1).flatten(1)
+            total = integer_matmul(total, total.new_ones(total.shape[1], 1), 128)[:, 0]
+            grad_bias = to_values(total.contiguous(), worth(e), ctx.dtypes[2])
+            grad_bias = round_in_place(grad_bias, roundings.bias_gradient)
+        return grad_x, grad_weight, grad_bias, None, None, None, None
+
+
+def _geometry(
+    kernel: Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | str,
+    dilation: int | Sequence[int],
+) -> Geometry:
+    strides, dilations = _each("stride", stride, kernel), _each("dilation", dilation, kernel)
+    if min(strides) < 1 or min(dilations) < 1:
+        raise KernelError(
+            "real_conv", f"stride {stride}, dilation {dilation}", "give numbers from 1 up"
+        )
+    if padding == "same":
+        if max(strides) > 1:
+            raise KernelError("real_conv", f"padding 'same' with stride {stride}", "use stride 1")
+        whole = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
+        before, after = tuple(n // 2 for n in whole), tuple(n - n // 2 for n in whole)
+    elif padding == "valid":
+        before = after = (0,) * len(kernel)
+    elif isinstance(padding, str):
+        raise KernelError("real_conv", f"padding {padding!r}", "use 'same', 'valid' or numbers")
+    else:
+        before = after = _each("padding", padding, kernel)
+        if min(before) < 0:
+            raise KernelError("real_conv", f"padding {padding}", "give numbers from 0 up")
+    return Geometry(tuple(kernel), strides, before, after, dilations)
+
+
+def _each(name: str, value: int | Sequence[int], kernel: Sequence[int]) -> Sizes:
+    """Return one number a dimension."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    if len(values) == 1:
+        return values * len(kernel)
+    if len(values) != len(kernel):
+        raise KernelError(
+            "real_conv", f"{name} {value} for {len(kernel)} dimensions", "give one for each"
+        )
+    return values
+
+
+def _groups(count: int, inputs: int, outputs: int) -> list[tuple[slice, slice]]:
+    """Return the channels in and out of each group."""
+    i, o = inputs // count, outputs // count
+    return [(slice(g * i, g * i + i), slice(g * o, g * o + o)) for g in range(count)]
+
+
+def _is_last(x: Tensor) -> bool:
+    """Whether the channels of (B, C, *sizes) lie next to each other, and nothing else does."""
+    return x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous()
+
+
+def _layout(x: Tensor, shape: torch.Size) -> tuple[torch.Size, bool]:
+    return shape, _is_last(x)
+
+
+def _empty(shape: Sequence[int], last: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return an empty (B, C, *sizes), channels last if asked for."""
+    if not last:
+        return torch.empty(*shape, dtype=dtype, device=device)
+    moved = torch.empty(shape[0], *shape[2:], shape[1], dtype=dtype, device=device)
+    return moved.movedim(-1, 1)
+
+
+def _shapes(x: Tensor, weight: Tensor, remedy: str) -> KernelError:
+    return KernelError("real_conv", f"shapes {tuple(x.shape)} and {tuple(weight.shape)}", remedy)
