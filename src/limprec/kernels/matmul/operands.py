@@ -121,7 +121,7 @@ def to_values(
     if bias is not None:
         bias = bias.to(torch.float32)
     narrow = total.dtype == torch.int32 and isinstance(scale, float)
-    if narrow and total.is_cpu and total.is_contiguous() and _native():
+    if narrow and total.is_cpu and total.is_contiguous() and has_native("to_values_"):
         torch.ops.limprec.to_values_.default(
             total, scale, None if bias is None else bias.contiguous()
         )
@@ -139,5 +139,6 @@ def is_exact_in_float32(scale: float) -> bool:
     return low <= scale <= high and math.frexp(scale)[0] == 0.5
 
 
-def _native() -> bool:
-    return native.missing() is None and hasattr(torch.ops.limprec, "to_values_")
+def has_native(operator: str) -> bool:
+    """Whether the extension is there, and has an operator."""
+    return native.missing() is None and hasattr(torch.ops.limprec, operator)

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...errors import KernelError
-from .integer import integer_matmul
 from .operands import round_operand, to_values, worth
 from .real import (
     Roundings,
@@ -22,7 +21,7 @@ from .real import (
     save,
     saved,
 )
-from .windows import Geometry, Sizes, convolve, convolve_back, weight_sums
+from .windows import Geometry, Sizes, channel_sums, convolve, convolve_back, weight_sums
 
 
 def real_conv(
@@ -150,9 +149,8 @@ class _Convolution(torch.autograd.Function):
             grad_weight = to_values(total, worth(e, a), ctx.dtypes[1])
             grad_weight = round_in_place(grad_weight, roundings.gradient)
         if need_bias:
-            total = e.codes.transpose(0, 1).flatten(1)
-            total = integer_matmul(total, total.new_ones(total.shape[1], 1), 128)[:, 0]
-            grad_bias = to_values(total.contiguous(), worth(e), ctx.dtypes[2])
+            total = channel_sums(e.codes)
+            grad_bias = to_values(total, worth(e), ctx.dtypes[2])
             grad_bias = round_in_place(grad_bias, roundings.bias_gradient)
         return grad_x, grad_weight, grad_bias, None, None, None, None
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .integer import integer_matmul
-from .operands import to_values
+from .operands import has_native, to_values
 
 _BYTES = 1 << 20
 """Of gathered windows at a time."""
@@ -133,9 +133,20 @@ def weight_sums(e: Tensor, x: Tensor, geometry: Geometry, peak: int) -> Tensor:
     wide = x.shape[0] * math.prod(e.shape[2:]) * peak >= 2**31
     total = e.new_zeros(e.shape[1], count * channels, dtype=torch.int64 if wide else torch.int32)
     for some in _few(x.shape[0], taps, channels):
-        rows = e[some].movedim(1, -1).flatten(0, -2)
-        total += integer_matmul(rows.t(), _gather(x[some], taps), peak)
+        errors = _gather(e[some], [_Taps(n, 1, 1, 1, 0) for n in e.shape[2:]])
+        total += integer_matmul(errors.t(), _gather(x[some], taps), peak)
     return total.view(-1, *geometry.kernel, channels).movedim(-1, 1)
+
+
+def channel_sums(e: Tensor) -> Tensor:
+    """Return the sum of the codes of each channel of (B, C, *sizes), int32 or int64."""
+    rows = e.movedim(1, -1)
+    if rows.is_contiguous():
+        rows = rows.flatten(0, -2)
+        return integer_matmul(rows.new_ones(1, rows.shape[0]), rows, 128)[0]
+    planes = e.flatten(2).flatten(0, 1)
+    each = integer_matmul(planes, planes.new_ones(planes.shape[1], 1), 128)
+    return each.view(e.shape[:2]).sum(0, dtype=torch.int64)
 
 
 def _at(places: list[slice]) -> tuple[slice, ...]:
@@ -205,13 +216,35 @@ def _few(batch: int, taps: list[_Taps], channels: int) -> Iterator[slice]:
 def _gather(x: Tensor, taps: list[_Taps]) -> Tensor:
     """Return the windows of (B, C, *sizes): a row a position, a column a tap and channel."""
     batch, channels = x.shape[:2]
+    trivial = all(
+        (t.count, t.stride, t.start, t.positions) == (1, 1, 0, size)
+        for t, size in zip(taps, x.shape[2:], strict=True)
+    )
+    last = x.movedim(1, -1)
+    if trivial and last.is_contiguous():
+        return last.flatten(0, -2)
+    if x.is_cpu and has_native("windows"):
+        rows, columns = math.prod(t.positions for t in taps), math.prod(t.count for t in taps)
+        out = x.new_empty(batch * rows, columns * channels)
+        numbers = [n for t in taps for n in (t.positions, t.count, t.stride, t.step, t.start)]
+        missing = 3 - len(taps)
+        numbers = [1, 1, 1, 1, 0] * missing + numbers
+        deep = x.view(batch, channels, *[1] * missing, *x.shape[2:])
+        torch.ops.limprec.windows.default(deep, out, torch.tensor(numbers))
+        return out
+    return _gather_strided(last, taps)
+
+
+def _gather_strided(x: Tensor, taps: list[_Taps]) -> Tensor:
+    """Return ``_gather`` of (B, *sizes, C): the semantics, on any device."""
+    batch, channels = x.shape[0], x.shape[-1]
     rows = x.new_zeros(batch, *(t.length for t in taps), channels)
     source, target = [], []
-    for t, size in zip(taps, x.shape[2:], strict=True):
+    for t, size in zip(taps, x.shape[1:-1], strict=True):
         begin, end = max(t.start, 0), min(t.start + size, t.length)
         target.append(slice(begin, max(begin, end)))
         source.append(slice(begin - t.start, max(begin, end) - t.start))
-    rows[(slice(None), *target)] = x.movedim(1, -1)[(slice(None), *source)]
+    rows[(slice(None), *target)] = x[(slice(None), *source)]
     strides = rows.stride()
     spatial = list(zip(strides[1:-1], taps, strict=True))
     view = rows.as_strided(
