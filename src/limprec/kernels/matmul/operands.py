@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ...errors import KernelError
-from ...formats import Affine, DynamicFixedPoint, FixedPoint, Format, Precision
+from ...formats import Affine, DynamicFixedPoint, FixedPoint, Precision
 from .. import native
 from ..dispatch import round_to
 from ..random import Key
+from ..stored import round_to_codes
 
 _FLOAT32_SCALES = (2.0**-126, 2.0**96)
 """Powers of two by which a 31-bit integer in float32 is multiplied exactly."""
@@ -24,7 +25,7 @@ class Operand(NamedTuple):
     codes: Tensor
     """int8, in the shape of the tensor."""
     scale: Tensor
-    """float64, no axes; NaN where the tensor has no scale."""
+    """float32 (float64 for a float64 tensor), no axes; NaN where the tensor has no scale."""
 
 
 def why_not_real(precision: Precision) -> str | None:
@@ -68,38 +69,30 @@ def check_real(precision: Precision, operation: str, role: str) -> None:
 
 def round_operand(x: Tensor, precision: Precision, key: Key | None) -> Operand:
     """Return the codes and the scale of ``round_to`` of the same arguments."""
-    y = round_to(x.detach(), precision, key)
-    scale = _scale(x, y, precision.format)
-    if x.is_cpu:
-        step = float(scale)
-        small = y.dtype == torch.float16 or not 2.0**-120 <= step <= 2.0**120
-        if not small and math.frexp(step)[0] == 0.5:
-            return Operand(y.mul_(1 / step).to(torch.int8), scale)
-    codes = (y.double() / scale).round_()
-    return Operand(torch.where(codes.isnan(), 0.0, codes).to(torch.int8), scale)
+    if isinstance(precision.format, Affine):
+        return _affine(x.detach(), precision, precision.format, key)
+    codes, scale, *_ = round_to_codes(x, precision, key)
+    if codes.dtype != torch.int8:  # fixed point that met a NaN
+        return Operand(torch.zeros_like(codes, dtype=torch.int8), torch.full_like(scale, torch.nan))
+    return Operand(codes, scale)
 
 
-def _scale(x: Tensor, y: Tensor, fmt: Format) -> Tensor:
-    """Return what one code is worth in ``y``, which is ``x`` rounded; NaN where there is a NaN."""
-    one = torch.ones((), dtype=torch.float64, device=x.device)
-    if x.numel() == 0:
-        return one
-    low, high = torch.aminmax(y)  # NaN where there is one
-    top = torch.maximum(-low, high).double()
-    if isinstance(fmt, FixedPoint):
-        return torch.where(top.isnan(), top, fmt.lsb * one)
-    if isinstance(fmt, Affine):
-        step = x.detach().abs().amax().float() / torch.full_like(one, fmt.code_max).float()
-        return torch.where(top.isnan(), top, torch.where(step == 0, one, step.double()))
-    assert isinstance(fmt, DynamicFixedPoint)
-    step = torch.ldexp(one, torch.frexp(top).exponent - fmt.bits + 1)
-    return torch.where(top > 0, step, torch.where(top.isnan(), top, one))
+def _affine(x: Tensor, precision: Precision, fmt: Affine, key: Key | None) -> Operand:
+    """Return the codes of symmetric affine integers, which have no narrow storage of their own."""
+    y = round_to(x, precision, key)
+    top = x.abs().amax() if x.numel() else x.new_zeros(())
+    scale = top.to(torch.float32) / torch.full((), fmt.code_max, device=x.device)
+    scale = torch.where(top.isfinite(), scale, torch.nan)
+    codes = (y.to(torch.float64) / scale).round()
+    return Operand(torch.where(codes.isfinite(), codes, 0.0).to(torch.int8), scale)
 
 
 def worth(a: Operand, b: Operand | None = None) -> float | Tensor:
     """Return what a unit of ``a``, or of its products with ``b``, is worth; on a GPU a tensor."""
-    both = a.scale if b is None else a.scale * b.scale
-    return float(both) if both.is_cpu else both
+    if a.scale.is_cpu:
+        return float(a.scale) * (1.0 if b is None else float(b.scale))
+    wide = a.scale.to(torch.float64)
+    return wide if b is None else wide * b.scale
 
 
 def to_values(

@@ -29,25 +29,27 @@ struct Taps {
   }
 };
 
-template <int N>
-inline void move(char* to, const char* from) {
-  char bytes[N];
-  std::memcpy(bytes, from, N);
-  std::memcpy(to, bytes, N);
+// Copies `times` runs of bytes, `ahead` and `apart` bytes from one to the next. A run that is known
+// when this is compiled becomes a few vector moves.
+template <int RUN>
+void copy_runs(char* to, const char* from, int64_t times, int64_t apart, int64_t ahead, int64_t run) {
+  const size_t bytes = RUN != 0 ? RUN : static_cast<size_t>(run);
+  for (int64_t i = 0; i < times; i++) std::memcpy(to + i * apart, from + i * ahead, bytes);
 }
 
-// memcpy for short runs: whole words, the last of which may overlap the one before.
-inline void copy(char* to, const char* from, int64_t count) {
-  if (count >= 16) {
-    int64_t i = 0;
-    for (; i + 16 <= count; i += 16) move<16>(to + i, from + i);
-    return move<16>(to + count - 16, from + count - 16);
+auto copier(int64_t run) {
+  switch (run) {
+    case 8: return copy_runs<8>;
+    case 9: return copy_runs<9>;
+    case 16: return copy_runs<16>;
+    case 32: return copy_runs<32>;
+    case 48: return copy_runs<48>;
+    case 64: return copy_runs<64>;
+    case 96: return copy_runs<96>;
+    case 128: return copy_runs<128>;
+    case 192: return copy_runs<192>;
+    default: return copy_runs<0>;
   }
-  if (count >= 8) {
-    move<8>(to, from);
-    return move<8>(to + count - 8, from + count - 8);
-  }
-  for (int64_t i = 0; i < count; i++) to[i] = from[i];
 }
 
 inline uint64_t load(const char* from) {
@@ -120,16 +122,19 @@ void gather(const Layout& l, const char* rows, char* to) {
   // Taps that are neighbours are copied together.
   const bool together = x.step == 1 || x.count == 1;
   const int64_t runs = together ? 1 : x.count, run = (together ? x.count : 1) * l.channels;
+  const int64_t window = z.count * y.count * x.count * l.channels;
+  const auto copy = copier(run);
   for (int64_t a = 0; a < z.positions; a++)
-    for (int64_t b = 0; b < y.positions; b++)
-      for (int64_t c = 0; c < x.positions; c++)
-        for (int64_t i = 0; i < z.count; i++)
-          for (int64_t j = 0; j < y.count; j++) {
-            const int64_t row = (a * z.stride + i * z.step) * y.length() + b * y.stride + j * y.step;
-            const char* from = rows + (row * x.length() + c * x.stride) * l.channels;
-            for (int64_t k = 0; k < runs; k++, to += run)
-              copy(to, from + k * x.step * l.channels, run);
-          }
+    for (int64_t b = 0; b < y.positions; b++, to += x.positions * window) {
+      char* column = to;
+      for (int64_t i = 0; i < z.count; i++)
+        for (int64_t j = 0; j < y.count; j++) {
+          const int64_t row = (a * z.stride + i * z.step) * y.length() + b * y.stride + j * y.step;
+          for (int64_t k = 0; k < runs; k++, column += run)
+            copy(column, rows + (row * x.length() + k * x.step) * l.channels, x.positions, window,
+                 x.stride * l.channels, run);
+        }
+    }
 }
 
 void windows(Tensor codes, Tensor out, Tensor taps) {
