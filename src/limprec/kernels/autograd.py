@@ -13,6 +13,7 @@ from ..errors import KernelError
 from ..formats import Format, Precision, Rounding, ScalarFormat, parse_precision
 from .dispatch import round_to
 from .random import Key, TracedKey
+from .stored import Codes, widen
 
 
 class Estimator(StrEnum):
@@ -45,13 +46,17 @@ class _Round(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        forward: Precision | None,
+        forward: Precision | Codes | None,
         forward_key: Key | None,
         backward: Precision | None,
         backward_key: Key | None,
         estimator: Estimator,
     ) -> Tensor:
         """Return Q(x), or a view of x where there is nothing to round."""
+        if isinstance(forward, Codes):
+            ctx.backward_precision, ctx.backward_key, ctx.clipped = backward, backward_key, False
+            values = widen(forward)
+            return values.view_as(values) if values is x else values
         ctx.backward_precision, ctx.backward_key = backward, backward_key
         ctx.clipped = estimator is Estimator.CLIPPED and forward is not None
         if ctx.clipped:
@@ -123,7 +128,7 @@ Told = Callable[[Tensor, Tensor], None]
 
 def round_through(
     x: Tensor,
-    forward: Precision | None = None,
+    forward: Precision | Codes | None = None,
     forward_key: Key | TracedKey | None = None,
     backward: Precision | None = None,
     backward_key: Key | TracedKey | None = None,
@@ -134,7 +139,8 @@ def round_through(
 
     Args:
         x: any floating-point tensor; shape and dtype stay.
-        forward: precision of the result, or None to leave it.
+        forward: precision of the result, or codes that ``x`` was rounded to already, or None to
+            leave it.
         forward_key: random key, needed where ``forward`` rounds stochastically.
         backward: precision of the gradient with respect to ``x``, or None to leave it.
         backward_key: random key, needed where ``backward`` rounds stochastically.
@@ -145,6 +151,7 @@ def round_through(
     if forward is None and backward is None and told is None:
         return x
     if torch.compiler.is_compiling() and estimator is Estimator.STRAIGHT_THROUGH:
+        assert not isinstance(forward, Codes)
         return _trace(x, forward, forward_key, backward, backward_key)
     if forward is None and x.grad_fn is not None:
         # A hook costs nothing going forward, and x may still be written to in place.

@@ -14,9 +14,10 @@ from .fitting import check_way
 from .intercept import place, unplace
 from .place import PLACE, Place
 from .report import warn_left
-from .state import Compute, ModelState, RandomState
+from .state import Compute, ModelState, RandomState, Saved
 
 Model = TypeVar("Model", bound=nn.Module)
+Choice = TypeVar("Choice", Compute, Saved)
 STATE_KEY = "_limprec.random"
 """The one key that a converted model adds to its ``state_dict``: int64 (seed, step)."""
 
@@ -27,6 +28,7 @@ def convert(
     *,
     example_inputs: Any = None,
     compute: str | Compute = Compute.EXACT,
+    saved: str | Saved = Saved.CARRIER,
     seed: int = 0,
 ) -> Model:
     """Put a model under a plan, in place, and return it.
@@ -51,6 +53,9 @@ def convert(
             classifier. Without, functions are found as they are called.
         compute: ``exact``, ``fast`` (bfloat16 products) or ``real`` (int8 products); see
             ``docs/conversion.md``.
+        saved: how rounded operands wait for the backward pass: ``carrier``, or ``narrow``, in real
+            bits where their format has a dtype that keeps them (a fourth of the memory in 8 bits).
+            ``real`` always saves codes.
         seed: owns every stochastic rounding of the model; 0 to 2^63 - 1.
 
     Warns ``ConversionWarning`` of what cannot be converted, with ``example_inputs`` now, otherwise
@@ -64,7 +69,7 @@ def convert(
     """
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConversionError("convert", f"seed is {seed!r}", "give an integer from 0 to 2^63 - 1")
-    way = _compute(compute)
+    way, saving = _choice("compute", Compute, compute), _choice("saved", Saved, saved)
     for name, module in model.named_modules():
         if hasattr(module, PLACE):
             raise ConversionError(
@@ -78,7 +83,7 @@ def convert(
         if name in modules:
             _check_dtype(modules[name], layer)
         check_way(way, layer, is_last=name == last)
-    state = ModelState(plan, RandomState(seed), way)
+    state = ModelState(plan, RandomState(seed), way, saving)
     state.left.update(trace.left)
     place(model, state, plans)
     parameters = dict(model.named_parameters())
@@ -113,12 +118,12 @@ def restore(model: Model) -> Model:
     return model
 
 
-def _compute(name: str | Compute) -> Compute:
+def _choice(option: str, kind: type[Choice], name: str) -> Choice:
     try:
-        return Compute(name)
+        return kind(name)
     except ValueError:
         raise ConversionError(
-            "convert", f"unknown compute {name!r}", "use one of " + ", ".join(Compute)
+            "convert", f"unknown {option} {name!r}", "use one of " + ", ".join(kind)
         ) from None
 
 

@@ -14,7 +14,7 @@ from ..errors import ConversionError, LimprecError
 from ..plan import Call, LayerPlan, Plan, can_classify, find_kinds
 from .intercept import place
 from .leftovers import Leftovers
-from .state import Compute, ModelState, RandomState
+from .state import ModelState, RandomState
 from .twin import meta_copy
 
 
@@ -50,7 +50,7 @@ def discover(model: nn.Module, plan: Plan, example_inputs: Any) -> Trace:
     """
     args, kwargs = _arguments(example_inputs)
     twin = meta_copy(model)
-    state = ModelState(plan, RandomState(0), Compute.EXACT)
+    state = ModelState(plan, RandomState(0))
     state.rounds, state.order = False, []
     static = {name: kind for name, _, kind in find_kinds(twin)}
     place(twin, state, {name: LayerPlan(name, kind.name) for name, kind in static.items()})

@@ -6,6 +6,7 @@ import torch
 
 from ..errors import ConversionError
 from ..kernels.carrier import STORAGE_FORMATS, holds, is_identity
+from ..kernels.matmul.operands import why_not_real
 from ..plan import TENSOR_ROLES, Group, LayerPlan
 from .state import Compute
 
@@ -55,6 +56,8 @@ def can(way: Compute, plan: LayerPlan) -> bool:
 def misfit(way: Compute, plan: LayerPlan, role: str) -> str | None:
     """Return why a role's format cannot be multiplied in a way, None if it can."""
     fmt = plan[role].format
+    if way is Compute.REAL:
+        return why_not_real(plan[role])
     if way is Compute.FAST and not holds(fmt, STORAGE_FORMATS[torch.bfloat16]):
         return "bfloat16 does not hold its values exactly"
     return None

@@ -6,7 +6,7 @@ function does beside that is in ``handlers``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Operator:
         kind: kind of layer that it is.
         roles: role of each tensor argument, by the argument's name: one of the plan's, ``operand``
             or ``addend``.
-        names: the first arguments in their order, as far as the last tensor among them.
+        names: the first arguments in their order, as far as they are of interest.
     """
 
     word: str
@@ -48,7 +48,19 @@ class Operator:
         found |= {name: kwargs[name] for name in self.names if name in kwargs}
         return {n: t for n, t in found.items() if n in self.roles and isinstance(t, Tensor)}
 
-    def replaced(self, args: Args, kwargs: Kwargs, new: dict[str, Tensor]) -> tuple[Args, Kwargs]:
+    @property
+    def bias(self) -> str | None:
+        """Name of the argument that is added to the product, if there is one."""
+        return next((n for n, role in self.roles.items() if role in ("bias", ADDEND)), None)
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether channels are the second axis of the result."""
+        return self.word.startswith("conv")
+
+    def replaced(
+        self, args: Args, kwargs: Kwargs, new: Mapping[str, Tensor | None]
+    ) -> tuple[Args, Kwargs]:
         """Return the arguments with other tensors in their places."""
         positional = list(args)
         named = dict(kwargs)
@@ -99,6 +111,10 @@ _ADD_IN_PLACE = _operator("add", "Add", "input other", other="activation")
 
 
 def _convolution(word: str, kind: str) -> Operator:
+    return _operator(word, kind, "input weight bias stride padding dilation groups", **_XWB)
+
+
+def _transposed(word: str, kind: str) -> Operator:
     return _operator(word, kind, "input weight bias", **_XWB)
 
 
@@ -116,9 +132,9 @@ OPERATORS: dict[Callable[..., Any], Operator] = {
     torch.conv1d: _convolution("conv1d", "Conv1d"),
     torch.conv2d: _convolution("conv2d", "Conv2d"),
     torch.conv3d: _convolution("conv3d", "Conv3d"),
-    torch.conv_transpose1d: _convolution("conv_transpose1d", "ConvTranspose1d"),
-    torch.conv_transpose2d: _convolution("conv_transpose2d", "ConvTranspose2d"),
-    torch.conv_transpose3d: _convolution("conv_transpose3d", "ConvTranspose3d"),
+    torch.conv_transpose1d: _transposed("conv_transpose1d", "ConvTranspose1d"),
+    torch.conv_transpose2d: _transposed("conv_transpose2d", "ConvTranspose2d"),
+    torch.conv_transpose3d: _transposed("conv_transpose3d", "ConvTranspose3d"),
     F.embedding: _operator("embedding", "Embedding", "input weight", weight="weight"),
     F.embedding_bag: _operator("embedding_bag", "EmbeddingBag", "input weight", weight="weight"),
     torch.matmul: _PAIR,

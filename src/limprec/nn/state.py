@@ -15,7 +15,9 @@ from ..errors import PlanError
 from ..formats import Precision, Rounding
 from ..kernels import Key, TracedKey, round_through
 from ..kernels.carrier import is_identity
+from ..kernels.stored import round_to_codes
 from ..plan import OPTIMIZER_ROLES, TENSOR_ROLES, Call, Group, LayerPlan, Plan
+from .saving import Kept
 from .tags import ParameterPlan, Tags, plan_of
 
 Teller = Callable[[str, Tensor, Tensor, Precision], None]
@@ -45,6 +47,15 @@ class Compute(StrEnum):
     """In bfloat16 where every operand is exact in it; results come back rounded to bfloat16."""
     REAL = "real"
     """As true integer products of int8 codes, exact to the last bit."""
+
+
+class Saved(StrEnum):
+    """How rounded operands wait for the backward pass."""
+
+    CARRIER = "carrier"
+    """As they are: rounded values in the dtype of the model."""
+    NARROW = "narrow"
+    """In real bits, where the format has a dtype that keeps them."""
 
 
 class RandomState:
@@ -140,8 +151,19 @@ class LayerState:
         *,
         stream: str | None = None,
         back_stream: str | None = None,
+        kept: Kept | None = None,
     ) -> Tensor:
-        """Round a tensor to one role going forward, its gradient to another going back."""
+        """Round a tensor to one role going forward, its gradient to another going back.
+
+        Args:
+            x: the tensor.
+            call: number of the product among the layer's.
+            forward: role of the result, None to leave it.
+            backward: role of the gradient with respect to ``x``, None to leave it.
+            stream: random stream, if not that of the role.
+            back_stream: likewise going back.
+            kept: notes the codes of the result, for autograd to save.
+        """
         ahead = self.precision(forward, x.dtype) if forward else None
         back = self.precision(backward, x.dtype) if backward else None
         if (tell := self.tell) is not None:
@@ -157,13 +179,14 @@ class LayerState:
             return round_through(x, None, None, back, key, told=told)
         if ahead is None and back is None:
             return x
-        return round_through(
-            x,
-            ahead,
-            self.key(ahead, stream or forward or "", call),
-            back,
-            self.key(back, back_stream or backward or "", call),
-        )
+        key = self.key(ahead, stream or forward or "", call)
+        back_key = self.key(back, back_stream or backward or "", call)
+        if kept is None or ahead is None or isinstance(key, TracedKey):
+            return round_through(x, ahead, key, back, back_key)
+        codes = round_to_codes(x, ahead, key)
+        rounded = round_through(x, codes, None, back, back_key)
+        kept.add(rounded, codes)
+        return rounded
 
     def _tell(
         self,
@@ -180,9 +203,9 @@ class LayerState:
         tell(role, x, after, self.plan[role])
         return after.view_as(after) if after is x else after  # a hook on a parameter would stay
 
-    def round_weight(self, weight: Tensor, call: int) -> Tensor:
+    def round_weight(self, weight: Tensor, call: int, kept: Kept | None = None) -> Tensor:
         """Return Qw(w), with Qg behind it."""
-        return self.round(weight, call, "weight", "gradient")
+        return self.round(weight, call, "weight", "gradient", kept=kept)
 
     def round_bias(self, bias: Tensor, call: int) -> Tensor:
         """Return Qb(b), with Qg behind it; a bias that is not rounded keeps its gradient too."""
@@ -215,8 +238,15 @@ class Frame:
 class ModelState:
     """What the modules of one converted model share."""
 
-    def __init__(self, plan: Plan, random: RandomState, compute: Compute) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        random: RandomState,
+        compute: Compute = Compute.EXACT,
+        saved: Saved = Saved.CARRIER,
+    ) -> None:
         self.plan, self.random, self.compute = plan, random, compute
+        self.saves_codes = saved is Saved.NARROW
         self.layers: dict[str, LayerState] = {}
         self.frames: list[Frame] = []
         self.calls: dict[str, int] = {}

@@ -1,0 +1,84 @@
+"""Layers whose products are those of int8 codes (``compute="real"``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..kernels import round_through, round_to
+from ..kernels.matmul.real import Role, Roundings, real_linear, real_matmul
+from ..kernels.matmul.real_conv import real_conv
+from .operators import Args, Kwargs, Operator
+from .state import LayerState
+
+_CONVOLUTION = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+
+Product = Callable[[Roundings], Tensor]
+
+
+def product_of(
+    operator: Operator, args: Args, kwargs: Kwargs, tensors: dict[str, Tensor]
+) -> Product | None:
+    """Return what computes a function on integers, None for one that stays in the carrier.
+
+    Linear layers, convolutions, and products of which the second factor is a matrix have integer
+    products; those of batches (attention's inner ones) do not.
+    """
+    given = dict(zip(operator.names, args, strict=False)) | kwargs
+    if operator.word == "linear":
+        return lambda how: real_linear(given["input"], given["weight"], given.get("bias"), how)
+    if operator.word in ("conv1d", "conv2d", "conv3d"):
+        options = {name: given.get(name, usual) for name, usual in _CONVOLUTION.items()}
+        x, weight, bias = given["input"], given["weight"], given.get("bias")
+        return lambda how: real_conv(x, weight, bias, **options, roundings=how)
+    if operator.word == "addmm" and not {"beta", "alpha"} & kwargs.keys():
+        bias, a, b = given["input"], given["mat1"], given["mat2"]
+        return lambda how: real_matmul(a, b, how) + bias
+    factors = list(tensors.values())
+    if operator.word == "matmul" and factors[1].dim() == 2:
+        return lambda how: real_matmul(factors[0], factors[1], how)
+    return None
+
+
+def compute(layer: LayerState, call: int, product: Product, tensors: dict[str, Tensor]) -> Tensor:
+    """Compute a function on integers, and tell of its roundings if somebody listens."""
+    y = product(roundings_of(layer, call, next(iter(tensors.values())).dtype))
+    return y if layer.tell is None else _told(layer, call, y, tensors)
+
+
+def roundings_of(layer: LayerState, call: int, dtype: Any) -> Roundings:
+    """Return how the operands of a layer are rounded."""
+
+    def role(name: str, stream: str | None = None) -> Role | None:
+        precision = layer.precision(name, dtype)
+        if precision is None:
+            return None
+        return precision, layer.key(precision, stream or name, call)  # type: ignore[return-value]
+
+    activation, weight = role("activation"), role("weight")
+    assert activation is not None
+    assert weight is not None
+    bias = role("bias")
+    behind = None if bias is None else role("gradient", "bias gradient")
+    return Roundings(activation, weight, role("error"), role("gradient"), bias, behind)
+
+
+def _told(layer: LayerState, call: int, y: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    """Tell of the roundings that happened inside; of the gradients as they come out, rounded."""
+    tell, how = layer.tell, roundings_of(layer, call, y.dtype)
+    assert tell is not None
+    for name, tensor in tensors.items():
+        role = "activation" if name in ("input", "mat1") else "weight"
+        if name == "bias":
+            role = "bias"
+        rounding: Role | None = getattr(how, role)
+        after = tensor if rounding is None else round_to(tensor.detach(), *rounding)
+        tell(role, tensor.detach(), after, layer.plan[role])
+
+    def told(before: Tensor, after: Tensor) -> None:
+        rounded = before if how.error is None else round_to(before, *how.error)
+        tell("error", before, rounded, layer.plan.error)
+
+    return round_through(y, told=told) if y.requires_grad else y
