@@ -29,6 +29,27 @@ class _Relu(torch.autograd.Function):
         return grad, None
 
 
+class _ReluInPlace(torch.autograd.Function):
+    """ReLU that overwrites its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Overwrite ``x`` and save where its derivative is 1."""
+        y, mask = relu_with_mask(x)
+        x.copy_(y)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(mask)
+        ctx.stride = y.stride()
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """Let the gradient through where the derivative is 1."""
+        (mask,) = ctx.saved_tensors
+        grad: Tensor = _Masked.apply(grads[0], mask, ctx.stride)  # type: ignore[no-untyped-call]
+        return grad
+
+
 class _Masked(torch.autograd.Function):
     """A gradient under a mask: linear, so that it is its own derivative."""
 
@@ -59,4 +80,14 @@ def relu(x: Tensor, ceiling: float | None = None) -> Tensor:
         ceiling: 6 for ReLU6; None for none.
     """
     y: Tensor = _Relu.apply(x, ceiling)  # type: ignore[no-untyped-call]
+    return y
+
+
+def relu_(x: Tensor) -> Tensor:
+    """``relu`` in place, with one bit an element for backward; ``torch.relu_`` bit for bit.
+
+    Raises:
+        RuntimeError: from PyTorch, for a leaf that requires grad.
+    """
+    y: Tensor = _ReluInPlace.apply(x)  # type: ignore[no-untyped-call]
     return y

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels.activation import relu, relu_
 from ..plan import KINDS, Call, Group
 from .attention import attend
 from .operators import ADDEND, LEFT, OPERATORS, Args, Kwargs, Operator, is_parameter, role_of
@@ -205,6 +206,19 @@ _ATTENTION = Operator(
     ("query", "key", "value"),
 )
 
+
+def _relu(mode: Interceptor, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Keep one bit an element for the backward pass, where PyTorch keeps the result."""
+    x = args[0] if args else kwargs["input"]
+    in_place = func in _IN_PLACE or (args[1:2] or (kwargs.get("inplace", False),))[0]
+    ordinary = isinstance(x, Tensor) and is_float(x) and x.requires_grad and torch.is_grad_enabled()
+    if not ordinary or not mode.model.rounds or torch.compiler.is_compiling():
+        return func(*args, **kwargs)
+    return relu_(x) if in_place else relu(x)
+
+
+_IN_PLACE = frozenset({torch.relu_, Tensor.relu_})
+
 HANDLERS: dict[Callable[..., Any], Handler] = {
     **{function: _convert(operator) for function, operator in OPERATORS.items()},
     **dict.fromkeys(LEFT, _leave),
@@ -213,5 +227,6 @@ HANDLERS: dict[Callable[..., Any], Handler] = {
     F.cross_entropy: _cross_entropy,
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _open,
+    **dict.fromkeys((F.relu, torch.relu, Tensor.relu, *_IN_PLACE), _relu),
 }
 """Function -> what a converted model does instead of calling it."""

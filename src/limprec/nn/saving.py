@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,15 +32,19 @@ class Kept:
                 break
         return cast
 
-    def saving(self) -> AbstractContextManager[Any]:
-        """Return a context in which autograd saves the codes in place of their values.
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Within it, autograd saves the codes in place of their values.
 
         Where somebody else decides what is saved (activation checkpointing, offloading), it is left
         to them.
         """
         if not self._pairs or not torch.is_grad_enabled() or _is_decided():
-            return nullcontext()
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
+            yield
+            return
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack):
+            yield
+        self._pairs.clear()  # autograd keeps the hooks, and they must not keep the values
 
     def _pack(self, saved: Tensor) -> Tensor | _Looked:
         for values, codes in self._pairs:
