@@ -64,6 +64,7 @@ struct Drain {
   const CodeKernels& kernels;
   Counting counting;
   Carrier carrier;
+  CodeLoop straight = nullptr;
   std::atomic<bool> nan{false};
 
   void narrow(const void* values, void* codes, int64_t n) {
@@ -87,9 +88,16 @@ struct FlatCodes {
     values.extremes(plan, first, last, found);
   }
   void round(const Plan& plan, const Extremes* found, int64_t first, int64_t last) const {
+    const int64_t begin = values.begin(first), end = values.end(last);
+    if (drain.straight != nullptr) {
+      const char* x = values.x + begin * size_of(values.carrier);
+      const uint64_t index = values.offset + static_cast<uint64_t>(begin);
+      if (drain.straight(plan, drain.counting, x, codes + begin * size, end - begin, index))
+        drain.nan = true;
+      return;
+    }
     alignas(64) char buffer[PIECE * WIDEST];
-    const int64_t end = values.end(last);
-    for (int64_t at = values.begin(first), n; at < end; at += n) {
+    for (int64_t at = begin, n; at < end; at += n) {
       // Tiles begin at multiples of PIECE, but for the first.
       const uint64_t index = values.offset + static_cast<uint64_t>(at);
       n = std::min(end - at, PIECE - static_cast<int64_t>(index % PIECE));
@@ -176,6 +184,7 @@ class CodesRequest {
 
   template <class M>
   void round(const M& memory) {
+    drain_.straight = drain_.kernels.straight(plan_, drain_.counting.memory);
     if (plan_.kind == Kind::FLOATING) return round_all(plan_, memory, nullptr);
     if (plan_.kind == Kind::FIXED) {
       count_in(plan_.wide.unit_exponent);
@@ -187,7 +196,9 @@ class CodesRequest {
     const double top = largest(plan_, found);
     int exponent = 0;
     if (std::isfinite(top)) std::frexp(top, &exponent);
-    count_in(top > 0 ? exponent - plan_.scaling.below - 1 : 0);
+    exponent = top > 0 ? exponent - plan_.scaling.below - 1 : 0;
+    count_in(exponent);
+    if (!std::isfinite(top) || exponent < -126 || exponent > 126) drain_.straight = nullptr;
     round_all(plan_, memory, &found);
     if (!std::isfinite(top)) *scale_ = std::numeric_limits<float>::quiet_NaN();
   }

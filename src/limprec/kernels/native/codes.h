@@ -13,8 +13,15 @@ struct Counting {
   float factors[2];  // values times both are codes: one alone might be beyond float32
 };
 
+// Rounds n elements straight to codes; whether there was a NaN.
+using CodeLoop = bool (*)(const Plan& plan, const Counting& counting, const void* x, void* codes,
+                          int64_t n, uint64_t index);
+
 // One instruction set's copy.
 struct CodeKernels {
+  // The loop for a plan that is `narrow`, to nearest or stochastic: for what is used most. Null for
+  // all the rest, which is rounded first. A scale has to be one that float32 arithmetic serves.
+  CodeLoop (*straight)(const Plan& plan, Memory memory);
   // Turn n rounded values into codes; whether there was a NaN, which no integer stands for.
   bool (*narrow)(const Counting& counting, Carrier carrier, const void* x, void* codes, int64_t n);
   // The values of n codes, each of which stands for so much.

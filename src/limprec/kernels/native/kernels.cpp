@@ -1,59 +1,12 @@
 // The loops. Compiled once per instruction set, with LIMPREC_LEVEL and LIMPREC_TABLE naming the
 // copy; it includes no library header whose inline code another copy could end up with.
-#include <stddef.h>
-
+#include "loops.h"
 #include "narrow.h"
 #include "plan.h"
 #include "wide.h"
-#include "words.h"
 
 namespace limprec {
 namespace LIMPREC_LEVEL {
-
-// Calls group(in, out) for each GROUP elements whose global index starts at a multiple of GROUP. A
-// part of such a group, at either end, goes through a buffer.
-template <class T, class Group>
-static INLINE void each_group(const T* x, T* y, int64_t n, uint64_t index, Group&& group) {
-  int64_t skip = static_cast<int64_t>(index % GROUP);
-  while (n > 0) {
-    const bool whole = skip == 0 && n >= GROUP;
-    const int64_t count = whole || n > GROUP - skip ? GROUP - skip : n;
-    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-    T memory[GROUP];
-    T* buffer = unaligned(memory);
-    if (!whole) {
-      __builtin_memset(buffer, 0, sizeof memory);
-      __builtin_memcpy(buffer + skip, x, bytes);
-    }
-    group(whole ? x : buffer, whole ? y : buffer);
-    if (!whole) __builtin_memcpy(y, buffer + skip, bytes);
-    x += count, y += count, n -= count, skip = 0;
-  }
-}
-
-// The same with the random words of each group: group(in, out, words). Those of the other rounding
-// modes are zeros that nobody reads.
-template <Random TAKEN, class T, class Group>
-static INLINE void each_group_with_words(const Plan& plan, const T* x, T* y, int64_t n,
-                                         uint64_t index, Group&& group) {
-  if constexpr (TAKEN == Random::NONE) {
-    const u32 none[VECTORS] = {};
-    each_group(x, y, n, 0, [&](const T* in, T* out) ALWAYS { group(in, out, none); });
-    return;
-  }
-  using Words = Philox<TAKEN>;
-  while (n > 0) {
-    const uint64_t left = Words::PERIOD - index % Words::PERIOD;
-    const int64_t count = static_cast<uint64_t>(n) < left ? n : static_cast<int64_t>(left);
-    Words philox(plan.key, index - index % GROUP, plan.mask);
-    each_group(x, y, count, index, [&](const T* in, T* out) ALWAYS {
-      u32 words[VECTORS];
-      philox.template next<VECTORS / Words::A_SET>(words);
-      group(in, out, words);
-    });
-    x += count, y += count, n -= count, index += static_cast<uint64_t>(count);
-  }
-}
 
 template <class C, Random TAKEN, class Rounder>
 static void narrow_loop(const Plan& plan, const void* x, void* y, int64_t n, uint64_t index) {

@@ -28,6 +28,27 @@ static INLINE u32 load_bytes(const void* p) { return __builtin_convertvector(loa
 static INLINE void store_bytes(void* p, u32 b) { store(p, __builtin_convertvector(b, u8)); }
 #endif
 
+// The bytes of four vectors of integers that each fit one: a byte with a sign, or without.
+#if defined(__AVX512F__)
+static INLINE void store_in_order(void* p, __m512i x) {  // in each 128 bits four bytes of each vector
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  store(p, _mm512_permutexvar_epi32(order, x));
+}
+static INLINE void store_four(void* p, const i32* x) {
+  const __m512i low = _mm512_packs_epi32((__m512i)x[0], (__m512i)x[1]);
+  store_in_order(p, _mm512_packs_epi16(low, _mm512_packs_epi32((__m512i)x[2], (__m512i)x[3])));
+}
+static INLINE void store_four(void* p, const u32* x) {
+  const __m512i low = _mm512_packus_epi32((__m512i)x[0], (__m512i)x[1]);
+  store_in_order(p, _mm512_packus_epi16(low, _mm512_packus_epi32((__m512i)x[2], (__m512i)x[3])));
+}
+#else
+template <class V>
+static INLINE void store_four(void* p, const V* x) {
+  for (int i = 0; i < 4; i++) store_bytes(static_cast<char*>(p) + i * LANES, (u32)x[i]);
+}
+#endif
+
 // OCP's e4m3: no infinity, one NaN. Numbers below 2^-6 are multiples of 2^-9, and are counted: the
 // processor is slow with subnormal float32.
 struct E4M3 {
@@ -39,11 +60,18 @@ struct E4M3 {
     const u32 magnitude = (i32)a < 8 ? small : (i32)a == 0x7f ? splat(0x7fc00000u) : normal;
     return number(magnitude | (b & 0x80u) << 24);
   }
-  static INLINE void put(uint8_t* p, f32 x) {
+  static INLINE void put(uint8_t* p, f32 x) { store_bytes(p, code(x)); }
+  static INLINE void put_four(uint8_t* p, const f32* x) {
+    const u32 codes[] = {code(x[0]), code(x[1]), code(x[2]), code(x[3])};
+    store_four(p, codes);
+  }
+
+ private:
+  static INLINE u32 code(f32 x) {
     const u32 b = bits(x), a = b & 0x7fffffffu;
     const u32 small = (u32)to_integer(number(a) * 0x1p9f), normal = (a - (120u << 23)) >> 20;
-    const u32 code = (i32)a < 121 << 23 ? small : (i32)a >= 0x7f800000 ? splat(0x7fu) : normal;
-    store_bytes(p, code | (b >> 24 & 0x80u));
+    const u32 magnitude = (i32)a < 121 << 23 ? small : (i32)a >= 0x7f800000 ? splat(0x7fu) : normal;
+    return magnitude | (b >> 24 & 0x80u);
   }
 };
 
@@ -52,7 +80,14 @@ struct E5M2 {
   static constexpr bool INTEGER = false;
   using Element = uint8_t;
   static INLINE f32 get(const uint8_t* p) { return from_half(narrow(load_bytes(p) << 8)); }
-  static INLINE void put(uint8_t* p, f32 x) { store_bytes(p, widen(to_half(x)) >> 8); }
+  static INLINE void put(uint8_t* p, f32 x) { store_bytes(p, code(x)); }
+  static INLINE void put_four(uint8_t* p, const f32* x) {
+    const u32 codes[] = {code(x[0]), code(x[1]), code(x[2]), code(x[3])};
+    store_four(p, codes);
+  }
+
+ private:
+  static INLINE u32 code(f32 x) { return widen(to_half(x)) >> 8; }
 };
 
 struct Int8 {
@@ -60,6 +95,7 @@ struct Int8 {
   using Element = int8_t;
   static INLINE f32 get(const int8_t* p) { return to_float((i32)(load_bytes(p) << 24) >> 24); }
   static INLINE void put(int8_t* p, f32 x) { store_bytes(p, (u32)to_integer(x)); }
+  static INLINE void put_four(int8_t* p, const i32* x) { store_four(p, x); }
 };
 
 struct Int16 {
@@ -69,6 +105,9 @@ struct Int16 {
     return to_float((i32)(widen(load<u16>(p)) << 16) >> 16);
   }
   static INLINE void put(int16_t* p, f32 x) { store(p, narrow((u32)to_integer(x))); }
+  static INLINE void put_four(int16_t* p, const i32* x) {
+    for (int i = 0; i < 4; i++) store(p + i * LANES, narrow((u32)x[i]));
+  }
 };
 
 // Calls work(C{}) with the class of a memory.
