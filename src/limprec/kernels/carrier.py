@@ -113,7 +113,7 @@ def is_identity(fmt: Format, dtype: torch.dtype) -> bool:
 
 
 def holds(fmt: Format, carrier: FloatingPoint) -> bool:
-    """Whether a carrier has every finite value of a format; as to range, of scalar ones alone."""
+    """Whether a carrier has every finite value of ``fmt``, but for the range of shared scales."""
     if fmt.significant_bits > carrier.significant_bits:
         return False
     if not isinstance(fmt, ScalarFormat):

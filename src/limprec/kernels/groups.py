@@ -67,6 +67,15 @@ def spread(entries: Tensor, shape: torch.Size, fmt: ScaledFormat) -> Tensor:
     return entries.repeat_interleave(fmt.block, dim=axis).narrow(axis, 0, shape[axis])
 
 
+def times(x: Tensor, entries: Tensor, fmt: ScaledFormat) -> Tensor:
+    """Multiply each element of ``x`` by the entry of its group."""
+    axis, shape = _axis(x.shape, fmt), x.shape
+    if axis is None or fmt.block is None or not x.numel() or x.ndim == 0 or shape[axis] % fmt.block:
+        return x * spread(entries, shape, fmt)
+    blocks = x.reshape(*shape[:axis], -1, fmt.block, *shape[axis + 1 :])
+    return (blocks * entries.unsqueeze(axis + 1)).flatten(axis, axis + 1)
+
+
 def _axis(shape: torch.Size, fmt: ScaledFormat) -> int | None:
     """Return the axis counted from the front; None if the whole tensor is one group."""
     if fmt.axis is None:

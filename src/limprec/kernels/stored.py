@@ -136,13 +136,17 @@ def widen(codes: Codes, *, backend: Backend = Backend.AUTO) -> Tensor:
     words, factor, fmt, dtype = codes
     if not codes.narrow:
         return words
-    if backend is Backend.AUTO and stored.can_widen(words, factor, dtype):
+    own = backend is Backend.AUTO
+    if own and stored.can_widen(words, factor, dtype):
         return stored.widen(words, factor, dtype)
     if isinstance(fmt, FloatingPoint):
         return words.to(dtype)
-    if isinstance(fmt, ScaledFormat):
-        factor = groups.spread(factor, words.shape, fmt)
-    return (words.to(factor.dtype) * factor).to(dtype)
+    one = factor.new_ones(())
+    if own and stored.can_widen(words, one, factor.dtype):
+        wide = stored.widen(words, one, factor.dtype)
+    else:
+        wide = words.to(factor.dtype)
+    return _times(wide, factor, fmt).to(dtype)
 
 
 def _straight(x: Tensor, precision: Precision, key: Key | None, backend: Backend) -> Codes | None:
@@ -169,15 +173,25 @@ def _reference(y: Tensor, fmt: Format) -> Codes | None:
     if isinstance(fmt, FixedPoint) and (torch.compiler.is_compiling() or bool(y.isnan().any())):
         return None
     exponent, scaled = _exponents(y, fmt)
-    least = -1074 if y.dtype == torch.float64 else -149  # y has no digits below
-    exponent = exponent.clamp(min=least)
-    factor = times_power_of_two(torch.ones_like(exponent, dtype=torch.float64), exponent)
-    factor = torch.where(scaled, factor, torch.nan).to(_one(y).dtype)
-    if isinstance(fmt, ScaledFormat):
-        exponent = groups.spread(exponent, y.shape, fmt)
-        scaled = groups.spread(scaled, y.shape, fmt)
-    values = torch.where(scaled, times_power_of_two(y.to(torch.float64), -exponent), 0.0)
+    wide = _one(y).dtype
+    least, most = (-1074, 1022) if wide == torch.float64 else (-149, 126)
+    exponent = exponent.clamp(min=least)  # y has no digits below
+    factor = torch.where(scaled, _power_of_two(exponent), torch.nan).to(wide)
+    first = (-exponent).clamp(max=most)  # one factor alone might be too large
+    values = _times(y.to(wide), _power_of_two(first).to(wide), fmt)
+    if torch.compiler.is_compiling() or bool((first != -exponent).any()):
+        values = _times(values, _power_of_two(-exponent - first).to(wide), fmt)
+    if torch.compiler.is_compiling() or not bool(scaled.all()):
+        values = values.nan_to_num(nan=0.0)
     return Codes(torch.empty_like(y, dtype=dtype).copy_(values), factor, fmt, y.dtype)
+
+
+def _times(x: Tensor, entries: Tensor, fmt: Format) -> Tensor:
+    return groups.times(x, entries, fmt) if isinstance(fmt, ScaledFormat) else x * entries
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    return times_power_of_two(torch.ones_like(exponent, dtype=torch.float64), exponent)
 
 
 def _one(y: Tensor) -> Tensor:
