@@ -25,6 +25,7 @@ from limprec.kernels.steps import (
     StepSpec,
     Storage,
     WriteBack,
+    exact,
     first_rounding,
     reference,
     states,
@@ -292,6 +293,35 @@ def test_every_bfloat16_parameter_and_carry_in_ulps() -> None:
         spec = usual(WriteBack.KAHAN, Rule.ADD, Flag.NONE)
         spec = replace(spec, carry=in_ulps(spec.parameter, bits, "stochastic16"))
         check(spec, p, g, StepKey(1, 0, 1), LEVELS[-1:], count=1)
+
+
+@built
+@pytest.mark.parametrize("fmt", ["bf16", "e4m3", "e5m2", "fx8.4", "e8m7-nosub", "e4m3-nosub"])
+@pytest.mark.parametrize("strategy", [WriteBack.KAHAN, WriteBack.LAZY])
+def test_parameters_that_turn_over_at_half_an_ulp(strategy: WriteBack, fmt: str) -> None:
+    """Every parameter, its compensation at the last codes, moved by about a unit of them."""
+    all_values = parse_format(fmt).values()  # type: ignore[attr-defined]
+    p = torch.tensor(all_values).repeat(5)
+    for bits in ULP_DTYPES:
+        parameter = Storage(parse_precision(fmt), torch.float32)
+        spec = StepSpec(Rule.ADD, Flag.NONE, (), parameter, strategy, None)
+        spec = replace(spec, carry=in_ulps(parameter, bits, "stochastic16"))
+        half = 2 ** (bits - 1)
+        code = torch.full(p.shape, half - 1, dtype=ULP_DTYPES[bits])
+        code[1::3], code[2::3] = half - 2, -half
+        one = torch.ones_like(code)
+        unit = exact(p, one, spec, torch.float32) - p
+        generator = torch.Generator().manual_seed(bits)
+        before = Slots(p, unit * (3 * torch.rand(p.shape, generator=generator) - 0.75), code)
+        key = StepKey(3, 2**31 + 8, 5)
+        expected = clone(before)
+        reference.step(spec, expected, [1.0, 0.0], key)
+        turned = expected.p > p
+        assert turned.any()
+        for level in LEVELS:
+            got = clone(before)
+            steps.step(spec, [got], [1.0, 0.0], [key], level)
+            assert_same(got, expected, before, (level.name, spec))
 
 
 def many(spec: StepSpec, sizes: list[int]) -> tuple[list[Slots], list[StepKey]]:

@@ -28,6 +28,7 @@ from limprec.kernels.steps import (
     StepSpec,
     Storage,
     WriteBack,
+    exact,
     first_rounding,
     states,
     step,
@@ -243,6 +244,26 @@ def test_any_step(
     slots = [make(spec, n, grad, small + i, scale, wild) for i, n in enumerate(sizes)]
     keys = [StepKey(seed, (stream + i) * 8, number, offset * i) for i in range(len(sizes), 0, -1)]
     check(spec, slots, scalars, keys)
+
+
+@pytest.mark.parametrize("name", ["e4m3", "e5m2", "fx8.4", "e4m3-nosub"])
+@pytest.mark.parametrize("strategy", [WriteBack.KAHAN, WriteBack.LAZY])
+def test_parameters_that_turn_over_at_half_an_ulp(strategy: WriteBack, name: str) -> None:
+    """Every parameter, its compensation at the last codes, moved by about a unit of them."""
+    p = torch.tensor(parse_format(name).values()).repeat(5)  # type: ignore[attr-defined]
+    for bits, dtype in ULP_DTYPES.items():
+        carry = Storage(parse_precision(f"{name}:stochastic16"), dtype, ulp_bits=bits)
+        parameter = Storage(parse_precision(name), F32)
+        spec = StepSpec(Rule.ADD, Flag.NONE, (), parameter, strategy, carry)
+        half = 2 ** (bits - 1)
+        code = torch.full(p.shape, half - 1, dtype=dtype)
+        code[1::3], code[2::3] = half - 2, -half
+        unit = exact(p, torch.ones_like(code), spec, F32) - p
+        generator = torch.Generator().manual_seed(bits)
+        update = unit * (3 * torch.rand(p.shape, generator=generator) - 0.75)
+        slots, before = Slots(p.clone(), update, code), p.clone()
+        check(spec, [slots], (1.0, 0.0), [StepKey(3, 8, 5)])
+        assert (slots.p > before).any()
 
 
 PLAIN = Storage(parse_precision("bf16"), BF16)

@@ -267,6 +267,19 @@ def test_making_the_optimizer_rounds_and_remembers(spec: OptimizerSpec) -> None:
     assert torch.equal(optimizer.exact(p), before)
 
 
+@pytest.mark.parametrize("fmt", ["mxfp8_e4m3", "mxint8", "dfx8b32"])
+def test_a_compensation_in_blocks_is_simulated(fmt: str) -> None:
+    """No scales lie beside it, so that it keeps values in the computing dtype."""
+    p = nn.Parameter(torch.full((64,), 1.5, dtype=BF16))
+    optimizer = SGD.make([p], writeback="kahan", compensation_format=fmt)
+    p.grad = torch.full_like(p, 2.0**-6)
+    optimizer.step()
+    kept = optimizer.state[p]["compensation"]
+    assert kept.dtype == FP32
+    assert kept.any()
+    assert torch.equal(lp.quantize(kept, fmt), kept)
+
+
 # Manners
 
 

@@ -18,7 +18,7 @@ from ..formats import (
     ScaledFormat,
 )
 from . import groups
-from .elements import in_steps, round_elements, round_to_integers, scale
+from .elements import in_steps, power_of_two, round_elements, round_to_integers, scale
 
 MX_NAN = 128
 """The exponent that stands for a NaN scale of e8m0."""
@@ -83,6 +83,27 @@ def join(parts: Parts, fmt: ScaledFormat) -> Tensor:
     codes = elements.to(torch.float32)
     y = codes * step + zero if fmt.zero == "real" else (codes - zero) * step
     return (y + 0.0).to(torch.float64)  # + 0.0: integers have no negative zero
+
+
+def roomy_amax(x: Tensor, fmt: ScaledFormat) -> Tensor | None:
+    """Return the magnitude of each group whose scale clips none of its elements.
+
+    Where the largest element lies between the last code and the power of two above it, that is the
+    power of two, and the scale twice the format's own.
+
+    Returns:
+        What ``amax`` of ``split`` takes; None where every group's own largest magnitude will do.
+    """
+    if isinstance(fmt, DynamicFixedPoint):
+        largest = fmt.code_max / 2 ** (fmt.bits - 1)
+    elif isinstance(fmt, Microscaling):
+        largest = fmt.element.max / 2 ** (fmt.max_exponent + 1)
+    else:
+        return None  # the largest element is what their scales are made of
+    top = groups.amax(x.to(torch.float64), fmt)
+    mantissa, exponent = torch.frexp(top)
+    clipped = (mantissa > largest) & top.isfinite()
+    return torch.where(clipped, power_of_two(exponent), top) if clipped.any() else None
 
 
 def _dynamic(

@@ -215,6 +215,8 @@ def _compensation(p: Tensor, group: dict[str, Any]) -> Storage:
         precision = planned or Precision(own.format)
     if rounding is not None:
         precision = _rounded(precision.format, rounding)
+    if isinstance(precision.format, Microscaling):  # no scales lie beside a compensation
+        return Storage(precision, computing_dtype(p))
     return Storage(precision, _memory(precision.format, p))
 
 

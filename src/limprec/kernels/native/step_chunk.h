@@ -192,21 +192,34 @@ static void read_carry(const StepPlan& plan, const Place& here, Buffers& b) {
   });
 }
 
-// The carry from b.carry, beside the new parameter in b.total.
-static void write_carry(const StepPlan& plan, const Place& here, Buffers& b) {
-  if (plan.carry.ulp_bits != 0) {
+// The carry from b.carry, beside the new parameter in b.total, which may turn over.
+static INLINE void write_carry(const StepPlan& plan, const Place& here, Buffers& b) {
+  const int ulp_bits = plan.carry.ulp_bits;
+  if (ulp_bits != 0) {
     each_vector(here.n, [&](int i) ALWAYS {
       const f32 rest = load<f32>(b.carry + i);
-      const i32 unit = unit_exponent(load<f32>(b.total + i), plan.ulp, plan.carry.ulp_bits);
+      const i32 unit = unit_exponent(load<f32>(b.total + i), plan.ulp, ulp_bits);
       store(b.carry + i, (rest == rest ? rest : f32{}) * power_of_two_of(-unit));
     });
   }
   round_chunk(plan.carry.plan, plan.carry.exact, here, CARRY_PLACE, b.carry);
+  if (ulp_bits != 0) {
+    each_vector(here.n, [&](int i) ALWAYS {
+      f32 code = load<f32>(b.carry + i), t = load<f32>(b.total + i);
+      turn_over(t, code, plan.ulp, ulp_bits);
+      if (plan.strategy == WriteBack::LAZY) code = t == load<f32>(b.p + i) ? code : f32{};
+      store(b.carry + i, code);
+      store(b.total + i, t);
+    });
+  }
   write(plan.carry.memory, here.slot.carry, here.at, here.n, b.carry);
 }
 
-static void store_parameter(const StepPlan& plan, const Place& here, float* x) {
+static void round_parameter(const StepPlan& plan, const Place& here, float* x) {
   round_chunk(plan.parameter.plan, plan.parameter.exact, here, PARAMETER_PLACE, x);
+}
+
+static void write_parameter(const StepPlan& plan, const Place& here, const float* x) {
   write(plan.parameter.memory, here.slot.p, here.at, here.n, x);
 }
 
@@ -222,12 +235,13 @@ static void add_compensated(const StepPlan& plan, const Place& here, Buffers& b)
     store(b.w + i, total);
     store(b.total + i, total);
   });
-  store_parameter(plan, here, b.total);
+  round_parameter(plan, here, b.total);
   each_vector(here.n, [&](int i) ALWAYS {
     store(b.carry + i, rest_of(plan.strategy, load<f32>(b.p + i), load<f32>(y + i),
                                load<f32>(b.w + i), load<f32>(b.total + i), plan.min, plan.max));
   });
   write_carry(plan, here, b);
+  write_parameter(plan, here, b.total);
 }
 
 static void write_back(const StepPlan& plan, const Place& here, Buffers& b) {
@@ -238,14 +252,17 @@ static void write_back(const StepPlan& plan, const Place& here, Buffers& b) {
   });
   if (plan.strategy == WriteBack::MASTER)
     write(plan.carry.memory, here.slot.carry, here.at, here.n, b.total);
-  if (plan.strategy != WriteBack::SPLIT) return store_parameter(plan, here, b.total);
-  each_vector(here.n, [&](int i) ALWAYS {
-    f32 x = load<f32>(b.total + i);
-    store(b.carry + i, to_float(split_halves(x)));
-    store(b.total + i, x);
-  });
-  write(plan.parameter.memory, here.slot.p, here.at, here.n, b.total);
-  write(plan.carry.memory, here.slot.carry, here.at, here.n, b.carry);
+  if (plan.strategy == WriteBack::SPLIT) {
+    each_vector(here.n, [&](int i) ALWAYS {
+      f32 x = load<f32>(b.total + i);
+      store(b.carry + i, to_float(split_halves(x)));
+      store(b.total + i, x);
+    });
+    write(plan.carry.memory, here.slot.carry, here.at, here.n, b.carry);
+  } else {
+    round_parameter(plan, here, b.total);
+  }
+  write_parameter(plan, here, b.total);
 }
 
 // The parameter as its memory has it, in b.p, and as precisely as a rule sees it, in b.w.

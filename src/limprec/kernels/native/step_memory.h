@@ -56,4 +56,18 @@ static INLINE i32 unit_exponent(f32 p, const Ulp& ulp, int ulp_bits) {
   return exponent < FINEST_UNIT ? i32{} + FINEST_UNIT : exponent;
 }
 
+// A code of half an ulp upwards, one more than there are, makes p the next value of its format and
+// the code half an ulp downwards; other codes that are too large saturate. Nothing below a value
+// with a gap above it is taken for the next: there the units differ.
+static INLINE void turn_over(f32& p, f32& code, const Ulp& ulp, int ulp_bits) {
+  const float half = static_cast<float>(1 << (ulp_bits - 1));
+  const i32 unit = unit_exponent(p, ulp, ulp_bits);
+  const f32 above = p + power_of_two_of(unit + ulp_bits);
+  const i32 unit_above = unit_exponent(above, ulp, ulp_bits);
+  const i32 full = (code >= half) & ((p > 0.0f) | (unit_above == unit));
+  code = code > half - 1 ? splat(half - 1) : code < -half ? splat(-half) : code;
+  code = full ? -half * power_of_two_of(unit - unit_above) : code;
+  p = full ? above : p;
+}
+
 }  // namespace limprec::LIMPREC_LEVEL

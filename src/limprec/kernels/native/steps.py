@@ -214,7 +214,7 @@ def _storage(storage: Storage) -> tuple[int, ...] | None:
         if ulps:
             if not _is_scalar(fmt, torch.float32):
                 return None
-            fmt = FixedPoint(ulps, 0)
+            fmt = FixedPoint(ulps + 1, 0)  # half an ulp upwards is one code more than kept
         else:
             assert isinstance(fmt, Microscaling)
             if fmt.block != 32 or fmt.axis != -1:

@@ -90,12 +90,16 @@ def read_ulps(kept: Tensor, p: Tensor, storage: Storage, dtype: torch.dtype) -> 
     return (kept.to(torch.float64) * unit).to(dtype)
 
 
-def write_ulps(kept: Tensor, p: Tensor, rest: Tensor, storage: Storage, key: Key | None) -> None:
-    """Round ``rest`` to units of ulp(p) / 2^ulp_bits, saturating; NaN becomes 0.
+def write_ulps(kept: Tensor, p: Tensor, rest: Tensor, storage: Storage, key: Key | None) -> Tensor:
+    """Round ``rest`` to units of ulp(p) / 2^ulp_bits and return the parameter to store.
+
+    Half an ulp upwards is one code more than there are. ``p`` then becomes the next value of its
+    format, and what is kept half an ulp downwards: the same sum. Codes beyond that, where ``p`` is
+    a negative power of two or a value beside the gap around 0, saturate; NaN becomes 0.
 
     Args:
         kept: the memory: int8 or int16, in place.
-        p: the parameter as just stored.
+        p: the parameter as rounded; under the format's largest value where ``rest`` is over 0.
         rest: what its rounding took.
         storage: how the compensation is kept.
         key: random key, needed where it is rounded stochastically.
@@ -104,10 +108,16 @@ def write_ulps(kept: Tensor, p: Tensor, rest: Tensor, storage: Storage, key: Key
     words = None
     if key is not None and storage.is_random:
         words = random_words(key, rest.numel(), rest.device, precision.random_bits).view(rest.shape)
-    units = in_steps(torch.nan_to_num(rest.to(torch.float64)), _unit_exponent(p, storage))
-    most = 2 ** (storage.ulp_bits - 1)
-    codes = round_to_integers(units, precision.rounding, words).clamp(-most, most - 1)
+    unit = _unit_exponent(p, storage)
+    units = in_steps(torch.nan_to_num(rest.to(torch.float64)), unit)
+    half = 2 ** (storage.ulp_bits - 1)
+    codes = round_to_integers(units, precision.rounding, words).clamp(-half, half)
+    above = p.to(torch.float64) + 2 * half * power_of_two(unit)
+    unit_above = _unit_exponent(above, storage)
+    full = (codes == half) & ((p > 0) | (unit_above == unit))  # else neighbours may be nearer
+    codes = torch.where(full, -half * power_of_two(unit - unit_above), codes.clamp(max=half - 1))
     kept.copy_(codes)
+    return torch.where(full, above.to(p.dtype), p)
 
 
 def _unit_exponent(p: Tensor, storage: Storage) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor
 from ...formats import Precision, Rounding, ScalarFormat, ScaledFormat
 from ..dispatch import round_to
 from ..random import Key
-from .memory import read, read_ulps, write, write_ulps
+from ..scaled import roomy_amax
+from .memory import read, read_ulps, write_ulps
 from .spec import StepSpec, Storage, WriteBack
 
 
@@ -69,8 +70,7 @@ def first_rounding(p: Tensor, value: Tensor, spec: StepSpec, key: Key | None) ->
     else:
         rounded = round_to(value, _nearest(spec.parameter), None)
         rest = torch.where(_inside(value, spec), value - rounded, 0.0)
-        p.copy_(rounded)
-        _write_carry(carry, rounded, rest, spec.carry, key)
+        p.copy_(_write_carry(carry, rounded, rest, spec.carry, key))
     return carry
 
 
@@ -86,8 +86,9 @@ def write_back(
 
     Kahan: y = u + c, t = Q(p + y), c = Qc(y - (t - p)), p = t, all sums in the dtype of ``update``.
     Lazy: b = b + u, t = Q(p + b); where t differs from p, p = t and b = 0, elsewhere b = Qb(b).
-    Where the sum leaves the range of the format (or is not finite), c and b become 0, so that they
-    do not wind up against a parameter that cannot follow.
+    A compensation in ulps that reaches half an ulp upwards, which it cannot hold, makes t the next
+    value. Where the sum leaves the range of the format (or is not finite), c and b become 0, so
+    that they do not wind up against a parameter that cannot follow.
 
     What Kahan guarantees, and no more: after n steps p + c is off the exact sum by at most
     n * ulp(c_max) / 2 (ulp in the compensation's format, one whole ulp if c is rounded
@@ -125,8 +126,10 @@ def write_back(
         y - (t - before) if spec.strategy is WriteBack.KAHAN else torch.where(t == before, y, 0.0)
     )
     rest = torch.where(_inside(total, spec), rest, 0.0)
+    t = _write_carry(carry, t, rest, spec.carry, carry_key)
+    if spec.strategy is WriteBack.LAZY and spec.carry.ulp_bits:
+        carry.masked_fill_(t != before, 0)
     p.copy_(t)
-    _write_carry(carry, t, rest, spec.carry, carry_key)
 
 
 def join_halves(p: Tensor, low: Tensor) -> Tensor:
@@ -156,11 +159,15 @@ def _read_carry(carry: Tensor, p: Tensor, storage: Storage, dtype: torch.dtype) 
     return read(carry, None, storage, dtype)
 
 
-def _write_carry(carry: Tensor, p: Tensor, rest: Tensor, storage: Storage, key: Key | None) -> None:
+def _write_carry(
+    carry: Tensor, t: Tensor, rest: Tensor, storage: Storage, key: Key | None
+) -> Tensor:
+    """Write what rounding took, in place, and return the parameter to store beside it."""
     if storage.ulp_bits:
-        write_ulps(carry, p, rest, storage, key)
-    else:
-        write(carry, None, rest, storage, key)
+        return write_ulps(carry, t, rest, storage, key)
+    room = roomy_amax(rest, storage.format) if isinstance(storage.format, ScaledFormat) else None
+    carry.copy_(round_to(rest, storage.precision, key, amax=room))
+    return t
 
 
 def _nearest(storage: Storage) -> Precision:

@@ -269,8 +269,11 @@ def _step_block(
     else:
         word = _words(start, offset, stream + CARRY_PLACE, seed, step, C.carry, SHIFTED, BLOCK)
         after, rest = _write_back(before, update, beside, C)
+        after, raw = pack_carry(rest, after, word, C.carry)
+        if C.strategy == "lazy":
+            raw = tl.where(float_of(after) == float_of(before), raw, 0)
         store(p, lane, pack(after, C.p.kind), left, WHOLE)
-        store(carry, lane, pack_carry(rest, after, word, C.carry), left, WHOLE)
+        store(carry, lane, raw, left, WHOLE)
 
 
 @triton.jit

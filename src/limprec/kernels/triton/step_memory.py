@@ -154,8 +154,13 @@ def read_carry(raw: tl.tensor, p: tl.tensor, MEMORY: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
-def pack_carry(rest: tl.tensor, p: tl.tensor, word: tl.tensor, MEMORY: tl.constexpr) -> tl.tensor:
-    """Return the memory's bits of a finite ``rest`` beside ``p``; ulps saturate."""
+def pack_carry(
+    rest: tl.tensor, p: tl.tensor, word: tl.tensor, MEMORY: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """Return the parameter's bits and the memory's of a finite ``rest`` beside it.
+
+    In ulps, half of one upwards makes ``p`` the next value; what is more saturates.
+    """
     bits = bits_of(rest)
     if MEMORY.ulps is None:
         raw = pack(rounded(bits, word, MEMORY), MEMORY.kind)
@@ -163,11 +168,16 @@ def pack_carry(rest: tl.tensor, p: tl.tensor, word: tl.tensor, MEMORY: tl.conste
         unit = unit_of_ulps(p, MEMORY.ulps)
         negative, magnitude = bits < 0, bits & 0x7FFFFFFF
         y = round_to_step(magnitude, negative, unit, unit, 0, word, MEMORY.precision.mode, False)
-        most: tl.constexpr = 1 << (MEMORY.ulps.bits - 1)
-        count = tl.minimum(float_of(y) * float_of(power_of_two(-unit)), most * 1.0).to(tl.int32)
-        code = tl.where(negative, -count, tl.minimum(count, most - 1))
+        half: tl.constexpr = 1 << (MEMORY.ulps.bits - 1)
+        count = tl.minimum(float_of(y) * float_of(power_of_two(-unit)), half * 1.0).to(tl.int32)
+        above = bits_of(float_of(p) + float_of(power_of_two(unit + MEMORY.ulps.bits)))
+        wider = unit_of_ulps(above, MEMORY.ulps) - unit
+        full = ~negative & (count == half) & ((float_of(p) > 0) | (wider == 0))
+        code = tl.where(negative, -count, tl.minimum(count, half - 1))
+        code = tl.where(full, -(half >> tl.minimum(tl.maximum(wider, 0), 1)), code)
+        p = tl.where(full, above, p)
         raw = code.to(tl.int8) if MEMORY.kind == "int8" else code.to(tl.int16)
-    return raw
+    return p, raw
 
 
 @triton.jit
