@@ -13,7 +13,6 @@ from limprec.formats import (
     FloatingPoint,
     Precision,
     Rounding,
-    ScaledFormat,
     parse_precision,
 )
 from limprec.formats.fixed import FixedPoint
