@@ -15,6 +15,7 @@ from ..plan import KINDS, Call, Group
 from .attention import attend
 from .operators import ADDEND, LEFT, OPERATORS, Args, Kwargs, Operator, is_parameter, role_of
 from .products import multiply
+from .recurrent import RECURRENT
 from .state import LayerState, ModelState
 
 if TYPE_CHECKING:
@@ -166,6 +167,17 @@ def _attention(mode: Interceptor, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return attend(layer, calls, *args, **kwargs)
 
 
+def _recurrent(mode: Interceptor, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    model, called = mode.model, RECURRENT[func](args, kwargs)
+    layer = find_layer(model, called.operator, called.tensors) if is_float(called.input) else None
+    if layer is None:
+        return func(*args, **kwargs)
+    call = model.count(layer, called.products)
+    if not model.rounds or layer.is_plain(called.input.dtype):
+        return func(*args, **kwargs)
+    return called.compute(layer, call)
+
+
 def _open(mode: Interceptor, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Run a function written in Python so that the functions that it calls are seen too."""
     with mode:
@@ -223,6 +235,7 @@ HANDLERS: dict[Callable[..., Any], Handler] = {
     **{function: _convert(operator) for function, operator in OPERATORS.items()},
     **dict.fromkeys(LEFT, _leave),
     **dict.fromkeys(_EMBEDDING, _embedding),
+    **dict.fromkeys(RECURRENT, _recurrent),
     torch.einsum: _einsum,
     F.cross_entropy: _cross_entropy,
     F.scaled_dot_product_attention: _attention,

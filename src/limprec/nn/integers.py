@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from ..kernels import round_through, round_to
+from ..kernels.matmul.operands import Operand, round_operand
 from ..kernels.matmul.real import Role, Roundings, real_linear, real_matmul
 from ..kernels.matmul.real_conv import real_conv
 from .operators import Args, Kwargs, Operator
@@ -46,6 +48,23 @@ def compute(layer: LayerState, call: int, product: Product, tensors: dict[str, T
     """Compute a function on integers, and tell of its roundings if somebody listens."""
     y = product(roundings_of(layer, call, next(iter(tensors.values())).dtype))
     return y if layer.tell is None else _told(layer, call, y, tensors)
+
+
+def codes_of(layer: LayerState, call: int, weight: Tensor) -> Operand:
+    """Return the codes of a weight that several products share."""
+    return round_operand(weight.detach(), *roundings_of(layer, call, weight.dtype).weight)
+
+
+def multiply_shared(
+    layer: LayerState, call: int, x: Tensor, weight: Tensor, bias: Tensor | None, codes: Operand
+) -> Tensor:
+    """Return Qa(x) w^T + b, with Qe behind it; weight and bias are rounded, and their gradients
+    left to who shares them.
+    """
+    how = roundings_of(layer, call, x.dtype)
+    how = replace(how, gradient=None, bias=None, bias_gradient=None)
+    y = real_linear(x, weight, bias, how, codes)
+    return y if layer.tell is None else _told(layer, call, y, {"input": x})
 
 
 def roundings_of(layer: LayerState, call: int, dtype: Any) -> Roundings:

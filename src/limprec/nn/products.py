@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import integers
@@ -84,6 +85,46 @@ def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:
     with nullcontext() if kept is None else kept.saving():
         y = torch.matmul(a, b)
     return layer.round_out(y.to(dtype), call)
+
+
+class SharedWeight:
+    """A weight and a bias of several products: rounded once, each with its whole gradient.
+
+    Args:
+        layer: whose they are.
+        call: number of the first product; their random bits are its.
+        weight: (N, K).
+        bias: (N,) or None.
+    """
+
+    def __init__(
+        self, layer: LayerState, call: int, weight: Tensor, bias: Tensor | None = None
+    ) -> None:
+        self._layer, self._codes = layer, None
+        self._kept = Kept() if layer.model.saves_codes else None
+        way = layer.model.compute
+        self._fast = way is Compute.FAST and can(way, layer.plan)
+        if way is Compute.REAL and can(way, layer.plan):
+            self._codes = integers.codes_of(layer, call, weight)
+        self._weight = layer.round_weight(weight, call, self._kept)
+        if self._fast:
+            self._weight = _cast(self._weight, self._kept)
+        self._bias = None if bias is None else layer.round_bias(bias, call)
+
+    def multiply(self, call: int, x: Tensor) -> Tensor:
+        """Return Qa(x) Qw(w)^T + Qb(b) for x (..., K), with Qe behind it."""
+        layer, bias, dtype = self._layer, self._bias, x.dtype
+        if self._codes is not None:
+            return integers.multiply_shared(layer, call, x, self._weight, bias, self._codes)
+        kept = None if self._kept is None else Kept(self._kept)
+        x = layer.round(x, call, "activation", kept=kept)
+        if self._fast:
+            x, bias = _cast(x, kept), None
+        with nullcontext() if kept is None else kept.saving():
+            y = F.linear(x, self._weight, bias)
+        if self._fast:
+            y = y.to(dtype) if self._bias is None else y.to(dtype) + self._bias
+        return layer.round_out(y, call)
 
 
 def _cast(x: Tensor, kept: Kept | None) -> Tensor:

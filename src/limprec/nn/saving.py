@@ -14,10 +14,14 @@ from ..kernels.stored import Codes, widen
 
 
 class Kept:
-    """Operands of one product, with the codes that are kept in their place."""
+    """Operands of one product, with the codes that are kept in their place.
 
-    def __init__(self) -> None:
-        self._pairs: list[tuple[Tensor, Codes]] = []
+    Args:
+        others: kept by another product, of which this one has operands too.
+    """
+
+    def __init__(self, others: Kept | None = None) -> None:
+        self._pairs: list[tuple[Tensor, Codes]] = [] if others is None else list(others._pairs)
 
     def add(self, values: Tensor, codes: Codes) -> None:
         """Note what ``values`` are; a cast of theirs may be noted too."""

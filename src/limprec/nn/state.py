@@ -316,11 +316,11 @@ class ModelState:
         path = self.frames[-1].name if self.frames else ""
         self.left.setdefault(f"{path}/{word}" if path else word, why)
 
-    def count(self, layer: LayerState) -> int:
-        """Return how many products the layer had in this forward pass before this one."""
+    def count(self, layer: LayerState, products: int = 1) -> int:
+        """Return how many products the layer had in this forward pass before these."""
         name = layer.name
         number = self.calls.get(name, 0)
-        self.calls[name] = number + 1
+        self.calls[name] = number + products
         if self.order is not None:
             self.order.append(name)
         return number

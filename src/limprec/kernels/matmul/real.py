@@ -52,7 +52,13 @@ class Roundings:
     bias_gradient: Role | None = None
 
 
-def real_linear(x: Tensor, weight: Tensor, bias: Tensor | None, roundings: Roundings) -> Tensor:
+def real_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    roundings: Roundings,
+    codes: Operand | None = None,
+) -> Tensor:
     """Return ``x @ weight.T + bias`` from integer products, differentiable.
 
     Args:
@@ -60,6 +66,7 @@ def real_linear(x: Tensor, weight: Tensor, bias: Tensor | None, roundings: Round
         weight: (N, K), of the dtype of ``x``.
         bias: (N,) or None; added in float32 after the product has been rounded to it.
         roundings: of each operand.
+        codes: of the weight, where it was rounded before.
 
     Returns:
         (..., N) in the dtype of ``x``; zeros (plus the bias) where K is 0. NaN in ``x`` or
@@ -76,7 +83,7 @@ def real_linear(x: Tensor, weight: Tensor, bias: Tensor | None, roundings: Round
             f"shapes {tuple(x.shape)} and {tuple(weight.shape)}",
             "give (..., K) and (N, K)",
         )
-    return apply(_Product, x, weight, bias, roundings, True)
+    return apply(_Product, x, weight, bias, roundings, True, codes)
 
 
 def real_matmul(a: Tensor, b: Tensor, roundings: Roundings) -> Tensor:
@@ -101,7 +108,7 @@ def real_matmul(a: Tensor, b: Tensor, roundings: Roundings) -> Tensor:
             f"shapes {tuple(a.shape)} and {tuple(b.shape)}",
             "give (..., K) and (K, N)",
         )
-    return apply(_Product, a, b, None, roundings, False)
+    return apply(_Product, a, b, None, roundings, False, None)
 
 
 class _Product(torch.autograd.Function):
@@ -115,9 +122,11 @@ class _Product(torch.autograd.Function):
         bias: Tensor | None,
         roundings: Roundings,
         transposed: bool,
+        codes: Operand | None,
     ) -> Tensor:
         """Round to codes, multiply, and keep the codes that the way back needs."""
-        a, w = round_operand(x, *roundings.activation), round_operand(weight, *roundings.weight)
+        a = round_operand(x, *roundings.activation)
+        w = codes or round_operand(weight, *roundings.weight)
         ctx.roundings, ctx.transposed = roundings, transposed
         ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
         need_x, need_weight = ctx.needs_input_grad[:2]
@@ -152,7 +161,7 @@ class _Product(torch.autograd.Function):
             total = integer_matmul(ones, rows, 128)[0]
             grad_bias = to_values(total, worth(e), ctx.dtypes[2])
             grad_bias = round_in_place(grad_bias, roundings.bias_gradient)
-        return grad_x, grad_weight, grad_bias, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None
 
 
 def apply(function: Any, *arguments: Any) -> Tensor:
