@@ -127,7 +127,7 @@ def cost(
         "no plan" if plan is None else plan.name,
         layers,
         layers,
-        {} if plan is None else {r: p.format for r, p in plan.optimizer.items()},
+        {} if plan is None else plan.optimizer,
         storage_format(found.dtype, "cost") if carrier is None else parse_format(carrier),
         storage,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..formats import Format, parse_format
+from ..formats import Format, Precision, parse_format
 from ..plan import LayerPlan
 from .account import Account
 from .storage import Storage, Tensors, stored_bits
@@ -24,7 +24,7 @@ class Setting:
         name: of the plan or baseline.
         layers: what products run in.
         stored: what the optimizer stores by; differs where a schedule moves the forward bits.
-        beside: formats of ``momentum`` and ``compensation`` that the plan names.
+        kept: what the plan says of the optimizer.
         carrier: of what no plan speaks of.
         storage: how the optimizer keeps things.
     """
@@ -32,14 +32,14 @@ class Setting:
     name: str
     layers: Mapping[str, LayerPlan]
     stored: Mapping[str, LayerPlan]
-    beside: Mapping[str, Format]
+    kept: Mapping[str, Precision]
     carrier: Format
     storage: Storage
 
     def tensors(self, parameter: Parameter) -> Tensors:
         """Return what is kept for a parameter."""
         plan = self.stored.get(parameter.layer)
-        return self.storage.tensors(parameter, plan, self.beside, self.carrier)
+        return self.storage.tensors(parameter, plan, self.kept, self.carrier)
 
     def activation_bits(self, saved: Saved) -> float:
         """Return the bits in which a saved tensor is kept: the widest that a layer asks for."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..errors import CostError
-from ..formats import Format, ScaledFormat, parse_format, parse_precision
+from ..formats import Format, Precision, ScaledFormat, parse_format, parse_precision
 from ..plan import LayerPlan
 from .work import Parameter
 
@@ -158,7 +158,7 @@ class Storage:
         self,
         parameter: Parameter,
         plan: LayerPlan | None,
-        beside: Mapping[str, Format],
+        kept: Mapping[str, Precision],
         carrier: Format,
     ) -> Tensors:
         """Return what is kept for a parameter.
@@ -166,7 +166,7 @@ class Storage:
         Args:
             parameter: a frozen one keeps itself alone.
             plan: what the plan says of its layer, None if nothing.
-            beside: the plan's formats of ``momentum`` and ``compensation``.
+            kept: what the plan says of the optimizer.
             carrier: the format of what no plan speaks of.
 
         Raises:
@@ -174,7 +174,7 @@ class Storage:
         """
         own = carrier
         if self.format == PLAN:
-            own = plan[parameter.role].format if plan else carrier
+            own = plan.stored(parameter.role, kept).format if plan else carrier
         elif self.format is not None:
             own = parse_precision(self.format).format
         bits = stored_bits(own)
@@ -186,15 +186,16 @@ class Storage:
             parameter.elements,
             bits,
             stored_bits(gradient),
-            self._compensation(self._asked(self.compensation_format, plan, beside), own, is_float8),
-            self._states(parameter, self._asked(self.state_format, plan, beside), own, is_float8),
+            self._compensation(self._asked(self.compensation_format, plan, kept), own, is_float8),
+            self._states(parameter, self._asked(self.state_format, plan, kept), own, is_float8),
         )
 
     def _asked(
-        self, given: str | None, plan: LayerPlan | None, beside: Mapping[str, Format]
+        self, given: str | None, plan: LayerPlan | None, kept: Mapping[str, Precision]
     ) -> Mapping[str, Format]:
         """Return what the plan says of tensors beside a parameter, if it is asked."""
-        return beside if plan is not None and PLAN in (given, self.format) else {}
+        asked = plan is not None and PLAN in (given, self.format)
+        return {role: p.format for role, p in kept.items()} if asked else {}
 
     def _states(
         self, parameter: Parameter, planned: Mapping[str, Format], own: Format, is_float8: bool

@@ -16,7 +16,7 @@ from ..formats import Precision, Rounding
 from ..kernels import Key, TracedKey, round_through
 from ..kernels.carrier import is_identity
 from ..kernels.stored import round_to_codes
-from ..plan import OPTIMIZER_ROLES, TENSOR_ROLES, Call, Group, LayerPlan, Plan
+from ..plan import BESIDE_ROLES, TENSOR_ROLES, Call, Group, LayerPlan, Plan
 from .saving import Kept
 from .tags import ParameterPlan, Tags, plan_of
 
@@ -299,7 +299,8 @@ class ModelState:
         plan, kept = layer.plan, self.plan.optimizer
         is_bias = parameter.dim() == 1 and plan.kind.group is Group.PRODUCT
         role = "bias" if is_bias else "weight"
-        note = ParameterPlan(plan[role], plan.gradient, *(kept.get(r) for r in OPTIMIZER_ROLES))
+        stored = plan.stored(role, kept)
+        note = ParameterPlan(stored, plan.gradient, *(kept.get(r) for r in BESIDE_ROLES))
         before = plan_of(parameter)
         if before is None:
             self.tags.add(parameter, note)

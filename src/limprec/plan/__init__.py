@@ -15,18 +15,20 @@ from .kinds import (
     kind_of,
     outputs_of,
 )
-from .layer import Call, LayerPlan, Rule
-from .plan import OPTIMIZER_ROLES, Plan, format_table, ready_plans
+from .layer import STORED, Call, LayerPlan, Rule
+from .plan import BESIDE_ROLES, OPTIMIZER_ROLES, Plan, format_table, ready_plans
 from .roles import AUTO, FP32
 from .scaling import Scaling
 
 __all__ = [
     "ACCUMULATOR",
     "AUTO",
+    "BESIDE_ROLES",
     "FP32",
     "KINDS",
     "LAYER_ROLES",
     "OPTIMIZER_ROLES",
+    "STORED",
     "TENSOR_ROLES",
     "Accumulator",
     "Call",

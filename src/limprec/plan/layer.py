@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -9,6 +10,9 @@ from ..formats import Precision
 from .accumulator import Accumulator
 from .kinds import KINDS, Group, Kind
 from .roles import FP32, Roles
+
+STORED = "parameter"
+"""What a plan's optimizer calls the parameters themselves."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,8 @@ class Rule:
         match: glob over the layer's name, e.g. ``conv*``, ``*.attn.*`` or ``*/matmul#1``.
         type: name of a kind (``Linear``, ``LayerNorm``, ``Add``). None means all kinds that
             multiply or look up; norms and element-wise work are reached by their type alone.
+            A rule on a type under every name (``match = "*"``) may match nothing: a plan can
+            speak of attention to a network that has none.
         roles: role -> precision; the roles that are left out keep what they had.
     """
 
@@ -30,6 +36,11 @@ class Rule:
         """Whether the rule speaks of that layer."""
         named = kind.group is Group.PRODUCT if self.type is None else kind.name == self.type
         return named and fnmatchcase(name, self.match)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it means layers by their names, so that one at least has to be there."""
+        return self.type is None or self.match != "*"
 
     def __str__(self) -> str:
         """How errors call it."""
@@ -81,6 +92,16 @@ class LayerPlan:
         """Return the precision of a tensor's role."""
         precision: Precision = getattr(self, role)
         return precision
+
+    def stored(self, role: str, optimizer: Mapping[str, Precision]) -> Precision:
+        """Return how a parameter, ``weight`` or ``bias``, is kept between steps.
+
+        Args:
+            role: of the parameter.
+            optimizer: the plan's ``optimizer``.
+        """
+        own = self[role]
+        return own if role != "weight" or own == FP32 else optimizer.get(STORED, own)
 
     def shown(self, role: str) -> str:
         """Return a role's entry in tables: ``-`` where the kind does not have it."""

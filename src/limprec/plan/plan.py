@@ -27,12 +27,14 @@ from .kinds import (
     find_kinds,
     outputs_of,
 )
-from .layer import Call, LayerPlan, Rule
+from .layer import STORED, Call, LayerPlan, Rule
 from .roles import AUTO, FP32, Roles, check_known, parse_roles
 from .scaling import Scaling
 
-OPTIMIZER_ROLES = ("momentum", "compensation")
+BESIDE_ROLES = ("momentum", "compensation")
 """Tensors that the optimizer keeps beside a parameter."""
+OPTIMIZER_ROLES = (STORED, *BESIDE_ROLES)
+"""What a plan says of the optimizer."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ class Plan:
         norm: roles of normalisations.
         layers: rules by name and type; two of them that give one role of one layer different
             precisions are an error.
-        optimizer: precisions of ``momentum`` and ``compensation``; a role left out takes the
-            parameter's format.
+        optimizer: precisions of ``momentum`` and ``compensation``, which take the parameter's
+            format where they are left out, and of ``parameter``: how weights that the plan rounds
+            are kept between steps, left out as ``weight`` says.
         scaling: scales of the loss and of tensors.
         hadamard: size of the blocks, a power of two, in which both operands of a weight gradient's
             product are multiplied by one random orthogonal matrix of +-1 before block formats
@@ -133,8 +136,9 @@ class Plan:
             classifier: None for the same as the others, ``auto`` to widen its error by the
                 guideline, or a precision for all its tensors, e.g. ``fp32``.
             num_classes: see ``Plan``.
-            **roles: single roles that differ, e.g. ``error="dfx8:stochastic"``; biases are fp32
-                and sums PyTorch's unless ``bias=`` and ``accumulator=`` say otherwise.
+            **roles: single roles that differ, e.g. ``error="dfx8:stochastic"``; biases are fp32,
+                sums PyTorch's and parameters kept as ``weight`` says unless ``bias=``,
+                ``accumulator=`` and ``parameter=`` say otherwise.
 
         Raises:
             PlanError: for an unknown role.
@@ -144,6 +148,8 @@ class Plan:
         precision = parse_precision(fmt)
         given = {role: roles.get(role, precision) for role in TENSOR_ROLES if role != "bias"}
         given |= {role: roles[role] for role in ("bias", ACCUMULATOR) if role in roles}
+        kept = {role: roles.get(role, precision) for role in BESIDE_ROLES}
+        kept |= {STORED: roles[STORED]} if STORED in roles else {}
         last: dict[str, Any] = {}
         if classifier == AUTO:
             last = {"error": AUTO}
@@ -152,7 +158,7 @@ class Plan:
         return cls(
             default=given,  # type: ignore[arg-type]  # parsed in __post_init__
             classifier=last,
-            optimizer={role: roles.get(role, precision) for role in OPTIMIZER_ROLES},  # type: ignore[misc]
+            optimizer=kept,  # type: ignore[arg-type]  # likewise
             num_classes=num_classes,
             name=str(precision),
         )
@@ -172,9 +178,9 @@ class Plan:
             last: name of the classifier; None takes the last linear or convolution module.
 
         Raises:
-            PlanError: if the model has no layer to speak of, a rule matches none or names a role
-                that none of its layers has, two rules contradict each other, or ``auto`` finds no
-                number of classes.
+            PlanError: if the model has no layer to speak of, a rule on a name matches none (one on
+                a type alone may), a rule names a role that none of its layers has, two rules
+                contradict each other, or ``auto`` finds no number of classes.
         """
         found = {name: (kind, outputs_of(module)) for name, module, kind in find_kinds(model)}
         found |= {call.name: (call.kind, call.outputs) for call in calls}
@@ -209,8 +215,9 @@ class Plan:
         return self._layer(call.name, call.kind, call.outputs, sections.get(call.kind.group, []))
 
     def unmatched(self, names: Mapping[str, Kind]) -> list[Rule]:
-        """Return the rules that match none of these layers."""
-        return [r for r in self.layers if not any(r.matches(n, k) for n, k in names.items())]
+        """Return the rules on names that match none of these layers."""
+        named = (rule for rule in self.layers if rule.is_named)
+        return [r for r in named if not any(r.matches(n, k) for n, k in names.items())]
 
     def _check_rules(self, found: Mapping[str, Kind], with_calls: bool) -> None:
         for rule in self.unmatched(found):
@@ -327,7 +334,8 @@ def format_table(plan: Plan, layers: Mapping[str, LayerPlan]) -> str:
     rows += [(p.name or ".", p.type, *map(p.shown, roles)) for p in layers.values()]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    kept = (f"{r} {plan.optimizer.get(r, 'as the parameter')}" for r in OPTIMIZER_ROLES)
+    kept = [f"parameter {plan.optimizer[STORED]}"] if STORED in plan.optimizer else []
+    kept += [f"{r} {plan.optimizer.get(r, 'as the parameter')}" for r in BESIDE_ROLES]
     lines.append(f"optimizer: {', '.join(kept)}")
     if plan.scaling != Scaling():
         scaling = plan.scaling
