@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from limprec.lab.data import load_data
+
 DATA = Path(os.environ.get("LIMPREC_DATA", "../shared/data"))
 
 NOISE = {10: 2.5, 100: 1.6, 1000: 1.2}
@@ -133,7 +135,44 @@ def _idx(name: str) -> Tensor:
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).copy()).view(shape)
 
 
-SOURCES: dict[str, Callable[[int], Task]] = {"mnist": mnist, "clusters": clusters, "words": words}
+def cifar(classes: int) -> Task:
+    """Return CIFAR-100 under two convolutions, two passes without augmentation."""
+    data, size = load_data("cifar100", data_dir=DATA), 128
+    assert classes == data.num_classes
+    x, test = (torch.from_numpy(np.array(split.images)) for split in (data.train, data.test))
+    y, answers = (torch.from_numpy(np.array(s.labels)) for s in (data.train, data.test))
+    mean, std = (f(x[::10] / 255.0, (0, 2, 3), keepdim=True) for f in (torch.mean, torch.std))
+
+    def batch(random: torch.Generator) -> tuple[Tensor, Tensor]:
+        at = torch.randint(0, len(x), (size,), generator=random)
+        return (x[at] / 255.0 - mean) / std, y[at]
+
+    return Task(
+        network=lambda: nn.Sequential(
+            nn.Conv2d(3, 24, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(24, 48, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(768, classes),
+        ).to(memory_format=torch.channels_last),  # a third faster
+        batch=batch,
+        test=((test / 255.0 - mean) / std, answers),
+        counts=data.class_counts(),
+        batch_size=size,
+        steps=782,
+        rate=0.05,
+    )
+
+
+SOURCES: dict[str, Callable[[int], Task]] = {
+    "mnist": mnist,
+    "cifar": cifar,
+    "clusters": clusters,
+    "words": words,
+}
 
 
 @dataclass(frozen=True)
