@@ -51,6 +51,13 @@ def compare(
     weight_decay: WeightDecay = None,
     warmup: Warmup = 0,
     wide_products: WideProducts = False,
+    computes: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated ways to compute the plan's products: exact (float32), fast"
+            " (bfloat16), real (integers)."
+        ),
+    ] = "exact",
     seed: Seed = 0,
     seeds: Annotated[
         int, typer.Option(help="How many seeds, from --seed on; tables give mean and spread.")
@@ -85,7 +92,7 @@ def compare(
     from ..lab.data import load_data
     from ..lab.variants import variants
 
-    rows = variants(base, [name.strip() for name in writebacks.split(",") if name.strip()], seeds)
+    rows = variants(base, _listed(writebacks), seeds, _listed(computes))
     data_set = load_data(data, data_dir=data_dir, context=context)
     from ..lab import table
     from ..lab.compare import compare as run
@@ -105,3 +112,7 @@ def compare(
     for note in table.notes(results):
         print_text(note)
     print_text(f"\nReport: {report}")
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]

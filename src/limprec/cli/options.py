@@ -44,6 +44,13 @@ WideProducts = Annotated[
         " at bfloat16.",
     ),
 ]
+Compute = Annotated[
+    str,
+    typer.Option(
+        help="How the plan's products are computed: exact (float32), fast (bfloat16) or real"
+        " (integers, for plans of 8 bits or fewer)."
+    ),
+]
 Warmup = Annotated[int, typer.Option(help="Steps over which the rate rises to its peak.")]
 Epochs = Annotated[
     int | None, typer.Option(help="Passes over the training set. [default: 20 for digits, else 3]")

@@ -8,6 +8,7 @@ import typer
 
 from .options import (
     BatchSize,
+    Compute,
     Context,
     Data,
     DataDir,
@@ -52,6 +53,7 @@ def train(
     weight_decay: WeightDecay = None,
     warmup: Warmup = 0,
     wide_products: WideProducts = False,
+    compute: Compute = "exact",
     seed: Seed = 0,
     context: Context = 128,
     data_dir: DataDir = None,
@@ -77,6 +79,7 @@ def train(
         optimizer=optimizer,
         dtype=dtype,
         wide_products=wide_products,
+        compute=compute,
         warmup=warmup,
         seed=seed,
         context=context,

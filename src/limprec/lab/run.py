@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import LabError
 from ..files import write_text
+from ..nn import Compute
 from ..plan import Plan
 from .models import find_model
 from .optimizers import find_optimizer
@@ -45,6 +46,7 @@ class RunConfig:
         dtype: of parameters, buffers, activations and gradients, a name of ``DTYPES``; the loss
             is computed in float32.
         wide_products: compute products of 16-bit operands in float32, see ``WideProducts``.
+        compute: how the products of a plan are computed: ``exact``, ``fast`` or ``real``.
         warmup: steps over which the rate rises linearly to its peak.
         seed: of weights, data order and every rounding.
         context: tokens of one input, for text.
@@ -66,6 +68,7 @@ class RunConfig:
     optimizer: str = "sgd"
     dtype: str = "float32"
     wide_products: bool = False
+    compute: str = "exact"
     warmup: int = 0
     seed: int = 0
     context: int = 128
@@ -83,6 +86,11 @@ class RunConfig:
                 f"a plan simulates its formats in float32, not in {self.dtype}",
                 "leave out the plan or the dtype",
             )
+        if self.compute not in tuple(Compute):
+            known = ", ".join(Compute)
+            raise LabError("run", f"unknown compute {self.compute!r}", f"use one of {known}")
+        if self.plan is None and self.compute != Compute.EXACT:
+            raise LabError("run", f"compute {self.compute} without a plan", "give a plan")
         for name in ("epochs", "batch_size", "context"):
             if getattr(self, name) < 1:
                 raise LabError("run", f"{name} is {getattr(self, name)}", "give 1 or more")

@@ -39,7 +39,7 @@ class Training(pl.LightningModule):
         task = Task(data.kind, tuple(data.input_shape), data.num_classes)
         self.model: nn.Module = build_model(config.model, task, config.seed)
         if config.plan is not None:
-            convert(self.model, config.plan, seed=config.seed)
+            convert(self.model, config.plan, compute=config.compute, seed=config.seed)
         self.dtype_of_run: torch.dtype = getattr(torch, config.dtype)
         if self.dtype_of_run != torch.float32:  # channels last: twice as fast in 16 bits
             self.model.to(self.dtype_of_run, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -27,7 +27,12 @@ class Variant:
         return f"{self.label}, seed {self.config.seed}"
 
 
-def variants(base: RunConfig, write_backs: Sequence[str], seeds: int = 1) -> list[Variant]:
+def variants(
+    base: RunConfig,
+    write_backs: Sequence[str],
+    seeds: int = 1,
+    computes: Sequence[str] = ("exact",),
+) -> list[Variant]:
     """Return the fp32 baseline and ``base`` under each write-back, for each seed.
 
     Args:
@@ -36,28 +41,41 @@ def variants(base: RunConfig, write_backs: Sequence[str], seeds: int = 1) -> lis
             rounded compensation.
         seeds: how many, from the base's own on. Seeds come one after another, so that a comparison
             that was cut short has all rows of the first ones.
+        computes: ways to compute a plan's products; every write-back runs in each.
 
     Raises:
-        LabError: if ``base`` is plain fp32, a write-back is named twice, or there is no seed.
+        LabError: if ``base`` is plain fp32, something is named twice, or there is no seed.
         OptimizerError: for an unknown write-back.
     """
     if base.plan is None and base.dtype == "float32":
         raise LabError(
             "compare", "no plan", "give one, e.g. --plan dfx8, or a dtype: --dtype bfloat16"
         )
-    if len(set(write_backs)) != len(write_backs):
-        given = ",".join(write_backs)
-        raise LabError("compare", f"a write-back twice in {given}", "name each once")
+    for what, names in (("write-back", write_backs), ("way to compute", computes)):
+        if len(set(names)) != len(names):
+            raise LabError("compare", f"a {what} twice in {','.join(names)}", "name each once")
     if seeds < 1:
         raise LabError("compare", f"seeds is {seeds}", "give 1 or more")
     name = base.plan.name if base.plan else base.dtype
-    plain = {"plan": None, "dtype": "float32", "wide_products": False, "writeback": "nearest"}
+    plain = {
+        "plan": None,
+        "dtype": "float32",
+        "wide_products": False,
+        "compute": "exact",
+        "writeback": "nearest",
+    }
     changes: list[tuple[str, dict[str, Any]]] = [(BASELINE, plain)]
     for write_back in write_backs:
         strategy, _, rounding = write_back.partition("-")
         parse_write_back(strategy)
-        change = {"writeback": strategy, "compensation_rounding": rounding or None}
-        changes.append((f"{name} {write_back}", change))
+        for compute in computes:
+            change = {
+                "writeback": strategy,
+                "compensation_rounding": rounding or None,
+                "compute": compute,
+            }
+            label = f"{name} {write_back}" + (f" {compute}" if compute != "exact" else "")
+            changes.append((label, change))
     return [
         Variant(label, dataclasses.replace(base, seed=seed, **change))
         for seed in range(base.seed, base.seed + seeds)
