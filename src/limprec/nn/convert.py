@@ -134,6 +134,9 @@ def _check_dtype(module: nn.Module, plan: LayerPlan) -> None:
                 if not is_identity(plan[role].format, parameter.dtype):
                     operation = f"convert: {role} of layer {plan.name!r}"
                     check_carrier(plan[role].format, parameter.dtype, operation)
+            if plan.accumulator is not None:
+                operation = f"convert: accumulator of layer {plan.name!r}"
+                check_carrier(plan.accumulator.precision.format, parameter.dtype, operation)
             return
 
 

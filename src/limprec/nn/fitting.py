@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import ConversionError
+from ..errors import ConversionError, LimprecError
 from ..kernels.carrier import STORAGE_FORMATS, holds, is_identity
 from ..kernels.matmul.operands import why_not_real
 from ..plan import TENSOR_ROLES, Group, LayerPlan
@@ -30,6 +30,7 @@ def check_way(way: Compute, plan: LayerPlan, *, is_last: bool) -> None:
             f"accumulator {plan.accumulator} of layer {plan.name!r} with compute={str(way)!r}",
             "use compute='exact', which simulates it, or leave the accumulator out",
         )
+    check_accumulator(plan)
     if is_last or is_carrier(plan):
         return
     for role in _OPERANDS:
@@ -39,6 +40,25 @@ def check_way(way: Compute, plan: LayerPlan, *, is_last: bool) -> None:
                 f"{role} {plan[role]} of layer {plan.name!r} with compute={str(way)!r}: {why}",
                 "use compute='exact', or fp32 for all roles of the layer",
             )
+
+
+def check_accumulator(plan: LayerPlan) -> None:
+    """Refuse an accumulator that cannot be simulated.
+
+    Raises:
+        ConversionError: with the layer, the accumulator and why.
+    """
+    if plan.accumulator is None:
+        return
+    try:
+        one = torch.ones(1, 1, dtype=torch.float64)  # the carrier is judged where it is known
+        plan.accumulator.multiply(one, one, seed=0)
+    except LimprecError as error:
+        raise ConversionError(
+            "convert",
+            f"accumulator {plan.accumulator} of layer {plan.name!r}: {error.problem}",
+            error.remedy,
+        ) from None
 
 
 def is_carrier(plan: LayerPlan) -> bool:

@@ -157,6 +157,8 @@ def _begin(model: ModelState, is_root: bool, is_training: bool) -> None:
         if not is_root and _in_backward():
             _check_recomputed(model)
         model.numbers = (model.random.seed, model.random.step)
+    else:
+        model.numbers = None  # what is not compiled after all reads them when it runs
     model.calls.clear()
 
 

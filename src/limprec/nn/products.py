@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import integers
+from .contracting import contracting, contracting_pair
 from .fitting import can
 from .operators import Args, Kwargs, Operator, role_of
 from .saving import Kept
@@ -38,6 +39,8 @@ def multiply(
         product = integers.product_of(operator, args, kwargs, tensors)
         if product is not None:
             return integers.compute(layer, call, product, tensors)
+    own = contracting(layer, call, operator, func, tensors) if way is Compute.EXACT else None
+    inside = own.inside if own else frozenset()
     fast = way is Compute.FAST and can(way, layer.plan) and operator.word in _FAST
     kept = Kept() if layer.model.saves_codes else None
     rounded: dict[str, Tensor] = {}
@@ -46,7 +49,9 @@ def multiply(
         role = role_of(operator.roles[name], tensor)
         if role is None or not tensor.is_floating_point():
             continue
-        if role == "weight":
+        if own and role in inside:
+            rounded[name] = own.enter(tensor, role)
+        elif role == "weight":
             rounded[name] = layer.round_weight(tensor, call, kept)
         elif role == "bias":
             rounded[name] = layer.round_bias(tensor, call)
@@ -62,7 +67,7 @@ def multiply(
             args, kwargs = operator.replaced(args, kwargs, {"bias": None})
     args, kwargs = operator.replaced(args, kwargs, rounded)
     with nullcontext() if kept is None else kept.saving():
-        y = func(*args, **kwargs)
+        y = (own or func)(*args, **kwargs)
     if fast:
         y = y.to(dtype)
         if bias is not None:
@@ -71,20 +76,23 @@ def multiply(
                 if operator.is_convolution
                 else bias
             )
-    return layer.round_out(y, call)
+    return y if "error" in inside else layer.round_out(y, call)
 
 
 def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:
     """Return the matrix product of two rounded activations, with Qe behind it."""
     kept = Kept() if layer.model.saves_codes else None
-    a = layer.round(a, call, "activation", kept=kept)
-    b = layer.round(b, call, "activation", stream="activation 2", kept=kept)
+    own = contracting_pair(layer, call) if layer.model.compute is Compute.EXACT else None
+    inside = own.inside if own else frozenset()
+    if "activation" not in inside:
+        a = layer.round(a, call, "activation", kept=kept)
+        b = layer.round(b, call, "activation", stream="activation 2", kept=kept)
     dtype = a.dtype
     if layer.model.compute is Compute.FAST and can(Compute.FAST, layer.plan):
         a, b = _cast(a, kept), _cast(b, kept)
     with nullcontext() if kept is None else kept.saving():
-        y = torch.matmul(a, b)
-    return layer.round_out(y.to(dtype), call)
+        y = (own or torch.matmul)(a, b)
+    return y if "error" in inside else layer.round_out(y.to(dtype), call)
 
 
 class SharedWeight:

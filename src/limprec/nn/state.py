@@ -31,8 +31,10 @@ STREAMS = {
     "bias": 4,
     "bias gradient": 5,
     "activation 2": 6,
+    "product": 7,
 }
-"""Tensors of one product; the second operand of a product of activations has its own."""
+"""Tensors of one product; the second operand of a product of activations has its own, and so have
+the sums themselves."""
 STREAMS_PER_LAYER = 8
 _CALL, _MOST_CALLS = 2**20, 2**11
 _FIRST_FUNCTION, _FUNCTIONS = 2**16, 2**16
@@ -121,8 +123,10 @@ class LayerState:
 
     @property
     def is_random_forward(self) -> bool:
-        """Whether weights, activations or biases are rounded stochastically."""
-        roles = (self.plan[role] for role in ("weight", "activation", "bias"))
+        """Whether weights, activations, biases or sums are rounded stochastically."""
+        roles = [self.plan[role] for role in ("weight", "activation", "bias")]
+        if self.plan.accumulator is not None:
+            roles.append(self.plan.accumulator.precision)
         return any(p.rounding is Rounding.STOCHASTIC for p in roles)
 
     def precision(self, role: str, dtype: torch.dtype) -> Precision | None:
@@ -135,12 +139,21 @@ class LayerState:
         """Return the random key of a tensor of the layer's ``call``-th product of this forward."""
         if precision is None or precision.rounding is not Rounding.STOCHASTIC:
             return None
-        number = self.index * STREAMS_PER_LAYER + STREAMS[stream]
-        number += call % _MOST_CALLS * _CALL
         if torch.compiler.is_compiling():
-            return TracedKey(self.model.random.tensor, number)
-        seed, step = self.model.numbers
-        return Key(seed, number, step)
+            return TracedKey(self.model.random.tensor, self._number(stream, call))
+        return self._key(stream, call)
+
+    def product_key(self, call: int) -> Key:
+        """Return the random key of what belongs to a product itself, not to a tensor."""
+        return self._key("product", call)
+
+    def _key(self, stream: str, call: int) -> Key:
+        seed, step = self.model.numbers or self.model.random.tensor.tolist()
+        return Key(seed, self._number(stream, call), step)
+
+    def _number(self, stream: str, call: int) -> int:
+        number = self.index * STREAMS_PER_LAYER + STREAMS[stream]
+        return number + call % _MOST_CALLS * _CALL
 
     def round(
         self,
@@ -250,8 +263,8 @@ class ModelState:
         self.layers: dict[str, LayerState] = {}
         self.frames: list[Frame] = []
         self.calls: dict[str, int] = {}
-        self.numbers = (random.seed, random.step)
-        """Seed and step of the forward pass that runs, or ran last."""
+        self.numbers: tuple[int, int] | None = (random.seed, random.step)
+        """Seed and step of the forward pass that runs, or ran last; None while it is compiled."""
         self.order: list[str] | None = None
         """Layers in the order in which they multiply; collected during a trace."""
         self.weights: dict[str, list[Tensor]] = {}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ..errors import LimprecError, PlanError
 from ..formats import Precision, parse_precision
+from ..kernels import matmul
 
 _OPERATION = "accumulator"
 
@@ -27,6 +30,11 @@ class Accumulator:
     kahan: bool = False
     adder: str = "sequential"
     product: str | None = None
+
+    def multiply(self, a: Tensor, b: Tensor, seed: int | None = None) -> Tensor:
+        """Return ``lp.matmul`` of two tensors in this accumulator; errors as there."""
+        fmt, rounding = self.precision.format, self.precision.rounding
+        return matmul(a, b, fmt, self.product, self.chunk, self.kahan, rounding, seed, self.adder)
 
     def __str__(self) -> str:
         """``e5m10``, ``e5m10:stochastic chunk=64 kahan``; ``parse_accumulator`` reads it back."""

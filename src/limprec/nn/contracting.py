@@ -1,0 +1,173 @@
+"""Layers whose products are no plain operator: accumulators, and blocks along what is summed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..formats import Precision, Rounding, ScaledFormat
+from ..kernels import random_words
+from ..kernels.hadamard import Rotation
+from ..kernels.matmul.bilinear import Anew, Arithmetic, Bilinear, Product, contract
+from ..kernels.random import Key
+from ..plan import Group, LayerPlan
+from .forms import FORMS, Form
+from .operators import Operator, role_of
+from .state import LayerState
+
+_OPERANDS = ("weight", "activation", "error")
+_SIGNS = 8
+"""First word of a rotation's signs in the stream ``product``; before it lie the seeds of sums."""
+
+
+@dataclass(frozen=True)
+class Contracting:
+    """How a layer computes one of its products.
+
+    Args:
+        layer: whose product it is.
+        call: its number among the layer's.
+        form: the function.
+        operands: the arguments a and b -> role and random stream.
+        inside: roles that are rounded within the product, along what it sums over.
+    """
+
+    layer: LayerState
+    call: int
+    form: Form
+    operands: Mapping[str, tuple[str, str]]
+    inside: frozenset[str]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the function on operands that are rounded, but for those rounded inside.
+
+        Never compiled: seeds of sums and keys of the backward pass are numbers of a step, not of a
+        graph.
+        """
+        run = partial(self.form.run, self._contract, *args, **kwargs)
+        if torch.compiler.is_compiling():
+            from .uncompiled import uncompiled
+
+            return uncompiled(run)
+        return run()
+
+    def enter(self, tensor: Tensor, role: str) -> Tensor:
+        """Return an operand that is rounded inside: as it is, a weight with Qg behind it."""
+        if role != "weight" or not tensor.requires_grad:
+            return tensor
+        return self.layer.round(tensor.view_as(tensor), self.call, None, "gradient")
+
+    def _contract(self, a: Tensor, b: Tensor, operation: Bilinear) -> Tensor:
+        rotation, rotated = self._rotation(a)
+        how = Arithmetic(
+            self._sums(),
+            self._anew(*self.operands[self.form.a]),
+            self._anew(*self.operands[self.form.b]),
+            self._anew("error", "error"),
+            rotation,
+            rotated,
+        )
+        return contract(a, b, operation, how)
+
+    def _anew(self, role: str, stream: str) -> Anew | None:
+        if role not in self.inside:
+            return None
+        layer, precision = self.layer, self.layer.plan[role]
+        key = layer.key(precision, stream, self.call)
+        assert not hasattr(key, "numbers")
+        tell = layer.tell
+        told = None if tell is None else lambda x, y: tell(role, x, y, precision)
+        return Anew(precision, key, told)
+
+    def _sums(self) -> dict[Product, Callable[[Tensor, Tensor], Tensor]]:
+        accumulator = self.layer.plan.accumulator
+        if accumulator is None:
+            return {}
+        if accumulator.precision.rounding is not Rounding.STOCHASTIC:
+            return dict.fromkeys(Product, accumulator.multiply)
+        seeds = sum_seeds(self.layer.product_key(self.call))
+        return {p: partial(accumulator.multiply, seed=seeds[p]) for p in Product}
+
+    def _rotation(self, like: Tensor) -> tuple[Rotation | None, Product]:
+        """Return the rotation of the weight gradient's operands, and which product that is."""
+        size = self.layer.model.plan.hadamard
+        roles = self.operands[self.form.a][0], self.operands[self.form.b][0]
+        product, other = (Product.SECOND, roles[0])
+        if roles[1] != "weight":
+            product, other = (Product.FIRST, roles[1])
+        if not size or "weight" not in roles:
+            return None, product
+        rounded = [r for r in (other, "error") if self.layer.precision(r, like.dtype)]
+        if not rounded or not self.inside.issuperset(rounded):
+            return None, product
+        key = replace(self.layer.product_key(self.call), offset=_SIGNS)
+        return Rotation(random_signs(key, size).to(like.device)), product
+
+
+def contracting(
+    layer: LayerState, call: int, operator: Operator, func: Any, tensors: Mapping[str, Tensor]
+) -> Contracting | None:
+    """Return how a layer computes a product, None where rounded operands and ``func`` do.
+
+    A function that has no form here is left to PyTorch's sums and the formats' own axes; the
+    conversion report names it.
+    """
+    inside = blocked_roles(layer.plan)
+    if (not inside and layer.plan.accumulator is None) or not _is_sum(operator):
+        return None
+    form = FORMS.get(func)
+    if form is None:
+        why = f"its sums are not rounded to {layer.plan.accumulator}: write it as matmul"
+        if layer.plan.accumulator is None:
+            why = "blocks run along the last axis of its operands, not along its sums"
+        layer.model.leave(operator.word, why)
+        return None
+    operands, seen = {}, False
+    for name, tensor in tensors.items():
+        role = role_of(operator.roles[name], tensor)
+        if role in ("weight", "activation"):
+            operands[name] = (role, "activation 2" if seen and role == "activation" else role)
+            seen = seen or role == "activation"
+    return Contracting(layer, call, form, operands, inside)
+
+
+def contracting_pair(layer: LayerState, call: int) -> Contracting | None:
+    """Return how a layer computes ``torch.matmul`` of two activations, see ``contracting``."""
+    inside = blocked_roles(layer.plan)
+    if not inside and layer.plan.accumulator is None:
+        return None
+    form = FORMS[torch.matmul]
+    operands = {form.a: ("activation", "activation"), form.b: ("activation", "activation 2")}
+    return Contracting(layer, call, form, operands, inside)
+
+
+def _is_sum(operator: Operator) -> bool:
+    """Whether a function adds up products; one that looks up in a table does not."""
+    return operator.kind.group is Group.PRODUCT and "activation" in operator.kind.roles
+
+
+def blocked_roles(plan: LayerPlan) -> frozenset[str]:
+    """Return the operands in blocks along the last axis, which each product moves to its own."""
+    return frozenset(role for role in _OPERANDS if is_blocked(plan[role]))
+
+
+def is_blocked(precision: Precision) -> bool:
+    """Whether a format has blocks whose axis nobody chose."""
+    fmt = precision.format
+    return isinstance(fmt, ScaledFormat) and fmt.block is not None and fmt.axis == -1
+
+
+def sum_seeds(key: Key) -> tuple[int, ...]:
+    """Return a seed for the sums of each of the three products: 64 random bits of the key's."""
+    words = random_words(key, 2 * len(Product)).tolist()
+    return tuple(words[2 * p] | words[2 * p + 1] << 32 for p in Product)
+
+
+def random_signs(key: Key, count: int) -> Tensor:
+    """Return ``count`` numbers of +-1, float32: the upper bit of each random word."""
+    return 1.0 - (random_words(key, count) >> 31) * 2.0
