@@ -35,6 +35,7 @@ class Contracting:
         form: the function.
         operands: the arguments a and b -> role and random stream.
         inside: roles that are rounded within the product, along what it sums over.
+        narrow: dtype in which PyTorch multiplies, None for the carrier.
     """
 
     layer: LayerState
@@ -42,6 +43,7 @@ class Contracting:
     form: Form
     operands: Mapping[str, tuple[str, str]]
     inside: frozenset[str]
+    narrow: torch.dtype | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run the function on operands that are rounded, but for those rounded inside.
@@ -71,6 +73,7 @@ class Contracting:
             self._anew("error", "error"),
             rotation,
             rotated,
+            self.narrow,
         )
         return contract(a, b, operation, how)
 
@@ -110,7 +113,12 @@ class Contracting:
 
 
 def contracting(
-    layer: LayerState, call: int, operator: Operator, func: Any, tensors: Mapping[str, Tensor]
+    layer: LayerState,
+    call: int,
+    operator: Operator,
+    func: Any,
+    tensors: Mapping[str, Tensor],
+    narrow: torch.dtype | None = None,
 ) -> Contracting | None:
     """Return how a layer computes a product, None where rounded operands and ``func`` do.
 
@@ -133,17 +141,19 @@ def contracting(
         if role in ("weight", "activation"):
             operands[name] = (role, "activation 2" if seen and role == "activation" else role)
             seen = seen or role == "activation"
-    return Contracting(layer, call, form, operands, inside)
+    return Contracting(layer, call, form, operands, inside, narrow)
 
 
-def contracting_pair(layer: LayerState, call: int) -> Contracting | None:
+def contracting_pair(
+    layer: LayerState, call: int, narrow: torch.dtype | None = None
+) -> Contracting | None:
     """Return how a layer computes ``torch.matmul`` of two activations, see ``contracting``."""
     inside = blocked_roles(layer.plan)
     if not inside and layer.plan.accumulator is None:
         return None
     form = FORMS[torch.matmul]
     operands = {form.a: ("activation", "activation"), form.b: ("activation", "activation 2")}
-    return Contracting(layer, call, form, operands, inside)
+    return Contracting(layer, call, form, operands, inside, narrow)
 
 
 def _is_sum(operator: Operator) -> bool:

@@ -39,9 +39,10 @@ def multiply(
         product = integers.product_of(operator, args, kwargs, tensors)
         if product is not None:
             return integers.compute(layer, call, product, tensors)
-    own = contracting(layer, call, operator, func, tensors) if way is Compute.EXACT else None
-    inside = own.inside if own else frozenset()
     fast = way is Compute.FAST and can(way, layer.plan) and operator.word in _FAST
+    own = contracting(layer, call, operator, func, tensors, NARROW if fast else None)
+    inside = own.inside if own else frozenset()
+    fast = fast and own is None
     kept = Kept() if layer.model.saves_codes else None
     rounded: dict[str, Tensor] = {}
     seen = False
@@ -82,13 +83,14 @@ def multiply(
 def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:
     """Return the matrix product of two rounded activations, with Qe behind it."""
     kept = Kept() if layer.model.saves_codes else None
-    own = contracting_pair(layer, call) if layer.model.compute is Compute.EXACT else None
+    fast = layer.model.compute is Compute.FAST and can(Compute.FAST, layer.plan)
+    own = contracting_pair(layer, call, NARROW if fast else None)
     inside = own.inside if own else frozenset()
     if "activation" not in inside:
         a = layer.round(a, call, "activation", kept=kept)
         b = layer.round(b, call, "activation", stream="activation 2", kept=kept)
     dtype = a.dtype
-    if layer.model.compute is Compute.FAST and can(Compute.FAST, layer.plan):
+    if fast and own is None:
         a, b = _cast(a, kept), _cast(b, kept)
     with nullcontext() if kept is None else kept.saving():
         y = (own or torch.matmul)(a, b)

@@ -146,6 +146,8 @@ class Arithmetic:
         e: likewise the error.
         rotation: applied to both operands of one backward product before they are rounded.
         rotated: that product.
+        narrow: dtype that holds every rounded operand, in which PyTorch multiplies; None for the
+            operands' own. Results come back in that.
     """
 
     multiply: Mapping[Product, Multiply] = field(default_factory=dict)
@@ -154,6 +156,7 @@ class Arithmetic:
     e: Anew | None = None
     rotation: Rotation | None = None
     rotated: Product = Product.SECOND
+    narrow: torch.dtype | None = None
 
 
 def contract(a: Tensor, b: Tensor, operation: Bilinear, how: Arithmetic) -> Tensor:
@@ -186,7 +189,9 @@ class _Contract(torch.autograd.Function):
         for anew, before, after in zip((how.a, how.b), (a, b), operands, strict=True):
             if anew is not None and anew.told is not None:
                 anew.told(before, after)
-        return operation.forward(*operands, how.multiply.get(Product.FORWARD))
+        return operation.forward(*_cast(how, operands), how.multiply.get(Product.FORWARD)).to(
+            a.dtype
+        )
 
     @staticmethod
     @once_differentiable
@@ -200,11 +205,13 @@ class _Contract(torch.autograd.Function):
         if b is not None:
             product = Product.FIRST
             operands = _operand(e, "e", product, ctx), _operand(b, "b", product, ctx)
-            grad_a = operation.first(*operands, ctx.shapes[0], how.multiply.get(product))
+            multiply = how.multiply.get(product)
+            grad_a = operation.first(*_cast(how, operands), ctx.shapes[0], multiply).to(b.dtype)
         if a is not None:
             product = Product.SECOND
             operands = _operand(e, "e", product, ctx), _operand(a, "a", product, ctx)
-            grad_b = operation.second(*operands, ctx.shapes[1], how.multiply.get(product))
+            multiply = how.multiply.get(product)
+            grad_b = operation.second(*_cast(how, operands), ctx.shapes[1], multiply).to(a.dtype)
         return grad_a, grad_b, None, None
 
 
@@ -222,6 +229,12 @@ def _operand(x: Tensor, name: str, product: Product, ctx: Any, *, rotate: bool =
         home = Product.FIRST if name == "e" else Product.FORWARD
         view = anew.round(view, axis, again=product is not home)
     return view if view.dim() == x.dim() else view.reshape(x.shape)
+
+
+def _cast(how: Arithmetic, operands: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    if how.narrow is None:
+        return operands
+    return operands[0].to(how.narrow), operands[1].to(how.narrow)
 
 
 @lru_cache(maxsize=1024)
