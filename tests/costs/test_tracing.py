@@ -153,6 +153,33 @@ def test_modules_that_call_products_themselves(model, shape):
     assert all(p.layer for p in found.products)
 
 
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_recurrent_layers_have_their_products_under_their_name(kind, gates):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = kind(6, 5, 2, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(10, 7)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0])
+
+    found = trace(Model(), (4, 6), 3)
+    steps = 4 * 3 * gates * 5
+    assert by_layer(found) == {
+        "rnn": 2 * steps * (6 + 5) + 2 * steps * (10 + 5),
+        "head": 4 * 3 * 10 * 7,
+    }
+    assert not any(p.left.is_weight for p in found.products)
+    assert {p.role for p in found.parameters if "bias_hh" in p.name} == {"bias"}
+    plan = lp.Plan.uniform("e4m3", bias="bf16")
+    narrow = cost(Model(), plan, (4, 6), 3, against=())
+    numbers = {"weight": 0, "bias": 0}
+    for p in found.parameters:
+        numbers[p.role] += p.elements
+    assert narrow.memory["parameter"] == numbers["weight"] + 2 * numbers["bias"]
+
+
 def test_products_of_no_layer_are_numbered():
     class Free(nn.Module):
         def __init__(self) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..lab.run import RunConfig
     from ..plan import Plan
 
-Model = Annotated[str, typer.Option(help="Network: lenet5, mlp, resnet20, gpt-mini.")]
+Model = Annotated[str, typer.Option(help="Network: lenet5, mlp, resnet20, gpt-mini, lstm.")]
 Data = Annotated[
     str,
     typer.Option(

@@ -20,6 +20,8 @@ from ..errors import CostError
 from .operations import ELEMENTWISE, OTHERS, base_name, product_of
 from .work import Elementwise, Operand, Product, Saved
 
+_RECURRENT = nn.RNNBase | nn.RNNCellBase
+
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Sees every operator, knows the module that runs, and what autograd saves."""
@@ -35,7 +37,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._path: list[str] = [""]
         self._numbers: list[Counter[str]] = [Counter()]
         self._is_layer = {
-            name: isinstance(module, nn.Linear | _ConvNd) for name, module in model.named_modules()
+            name: isinstance(module, nn.Linear | _ConvNd | _RECURRENT)
+            for name, module in model.named_modules()
+        }
+        self._is_recurrent = {
+            name for name, module in model.named_modules() if isinstance(module, _RECURRENT)
         }
         self._block: str | None = None
         for pattern in recompute:
@@ -75,7 +81,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         output = func(*args, **(kwargs or {}))
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         made = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
-        if any(_key(t) in self._varying for t in given):
+        starts = not given and self._path[-1] in self._is_recurrent  # a state: no weight
+        if starts or any(_key(t) in self._varying for t in given):
             self._varying.update(_key(t) for t in made)
         if found := product_of(func, args, output):
             macs, left, right = found

@@ -93,7 +93,7 @@ class Parameter:
     @property
     def role(self) -> str:
         """``bias`` or ``weight``, as a plan calls it."""
-        return "bias" if self.name.rpartition(".")[2] == "bias" else "weight"
+        return "bias" if self.name.rpartition(".")[2].startswith("bias") else "weight"
 
     @property
     def elements(self) -> int:

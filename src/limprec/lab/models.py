@@ -141,6 +141,22 @@ class GPT(nn.Module):
         return logits
 
 
+class RecurrentLM(nn.Module):
+    """Embedding, LSTM layers, and a linear layer over the words (Zaremba et al. 2014)."""
+
+    def __init__(self, vocabulary: int, layers: int, width: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True)
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (N, T) to logits (N, T, vocabulary)."""
+        hidden, _ = self.lstm(self.tokens(x))
+        logits: Tensor = self.head(hidden)
+        return logits
+
+
 @dataclass(frozen=True)
 class Task:
     """What a model is built for: shape of one input, number of classes, kind of data."""
@@ -186,6 +202,12 @@ MODELS: dict[str, Entry] = {
         "text",
         "decoder of 4 layers, width 128 (0.8 M parameters)",
         lr=0.1,
+    ),
+    "lstm": Entry(
+        lambda t: RecurrentLM(t.classes, layers=1, width=128),
+        "text",
+        "one LSTM layer of width 128 (0.15 M parameters)",
+        lr=1.0,
     ),
 }
 

@@ -161,10 +161,10 @@ def _attention(mode: Interceptor, func: Any, args: Args, kwargs: Kwargs) -> Any:
     query = tensors["query"]
     if layer is None:
         return func(*args, **kwargs)
-    calls = model.count(layer), model.count(layer)
+    call = model.count(layer, 2)
     if not model.rounds or layer.is_plain(query.dtype):
         return func(*args, **kwargs)
-    return attend(layer, calls, *args, **kwargs)
+    return attend(layer, (call, call + 1), *args, **kwargs)
 
 
 def _recurrent(mode: Interceptor, func: Any, args: Args, kwargs: Kwargs) -> Any:

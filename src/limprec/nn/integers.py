@@ -58,8 +58,9 @@ def codes_of(layer: LayerState, call: int, weight: Tensor) -> Operand:
 def multiply_shared(
     layer: LayerState, call: int, x: Tensor, weight: Tensor, bias: Tensor | None, codes: Operand
 ) -> Tensor:
-    """Return Qa(x) w^T + b, with Qe behind it; weight and bias are rounded, and their gradients
-    left to who shares them.
+    """Return Qa(x) w^T + b, with Qe behind it.
+
+    Weight and bias are rounded already, and their gradients are left to who shares them.
     """
     how = roundings_of(layer, call, x.dtype)
     how = replace(how, gradient=None, bias=None, bias_gradient=None)

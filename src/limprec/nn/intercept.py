@@ -160,6 +160,7 @@ def _begin(model: ModelState, is_root: bool, is_training: bool) -> None:
     else:
         model.numbers = None  # what is not compiled after all reads them when it runs
     model.calls.clear()
+    model.repeated.clear()
 
 
 def _in_backward() -> bool:
@@ -168,11 +169,7 @@ def _in_backward() -> bool:
 
 def _check_recomputed(model: ModelState) -> None:
     """Refuse to recompute what would round otherwise than before."""
-    again = [
-        name
-        for name, number in model.calls.items()
-        if number > 1 and model.layers[name].is_random_forward
-    ]
+    again = [name for name in sorted(model.repeated) if model.layers[name].is_random_forward]
     if again:
         names = ", ".join(repr(name) for name in again)
         raise ConversionError(

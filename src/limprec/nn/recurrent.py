@@ -173,7 +173,7 @@ class _Layers(Recurrent):
         """Run one layer in one direction; packed sequences leave it, or join it, as they end."""
         weights, steps = self.weights[number], len(self.sizes)
         gates = _multiply(layer, call, x, weights.inputs, weights.input_bias)
-        at_step = gates.split(list(self.sizes)) if self.is_packed else gates.unbind(0)
+        at_step = torch.split(gates, list(self.sizes)) if self.is_packed else gates.unbind(0)
         call += 1
         own, projection = SharedWeight(layer, call, weights.state, weights.state_bias), None
         if weights.projection is not None:

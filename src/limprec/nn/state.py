@@ -263,6 +263,9 @@ class ModelState:
         self.layers: dict[str, LayerState] = {}
         self.frames: list[Frame] = []
         self.calls: dict[str, int] = {}
+        """Layer -> products so far in the forward pass that runs."""
+        self.repeated: set[str] = set()
+        """Layers that were called more than once in it."""
         self.numbers: tuple[int, int] | None = (random.seed, random.step)
         """Seed and step of the forward pass that runs, or ran last; None while it is compiled."""
         self.order: list[str] | None = None
@@ -335,6 +338,8 @@ class ModelState:
         name = layer.name
         number = self.calls.get(name, 0)
         self.calls[name] = number + products
+        if number:
+            self.repeated.add(name)
         if self.order is not None:
             self.order.append(name)
         return number
