@@ -62,6 +62,8 @@ static INLINE T* unaligned(T* p) {
 // whole: integer part, for 0 <= x < 2^32.
 // keep_nan: x where it is NaN, else y.
 // even_pairs, odd_pairs: of the 64-bit lanes a and b, a0 b0 a2 b2 ... and a1 b1 a3 b3 ...
+// exchanged: the 64-bit lanes, the halves of each in the other's place.
+// xor_low: a ^ b ^ c in the low halves of 64-bit lanes, a in the high ones.
 // greatest, least: of the lanes, which are not NaN.
 // lower_halves, upper_halves: the 16-bit lanes in the lower or upper half of a vector, each as the
 // upper half of a 32-bit lane.
@@ -80,6 +82,10 @@ static INLINE u32 whole(f32 x) { return (u32)_mm512_cvttps_epu32((__m512)x); }
 static INLINE f32 keep_nan(f32 x, f32 y) {
   const __m512i first_two_classes_are_nan = _mm512_set1_epi32(0x11);
   return (f32)_mm512_fixupimm_ps((__m512)y, (__m512)x, first_two_classes_are_nan, 0);
+}
+static INLINE u64 exchanged(u64 x) { return (u64)_mm512_ror_epi64((__m512i)x, 32); }
+static INLINE u64 xor_low(u64 a, u64 b, u64 c) {
+  return (u64)_mm512_mask_ternarylogic_epi32((__m512i)a, 0x5555, (__m512i)b, (__m512i)c, 0x96);
 }
 static INLINE u64 even_pairs(u64 a, u64 b) {
   return (u64)_mm512_unpacklo_epi64((__m512i)a, (__m512i)b);
@@ -151,6 +157,10 @@ static INLINE u64 widening_product(u64 a, u64 b) {
 #endif
 #endif
 
+#if !defined(__AVX512F__)
+static INLINE u64 exchanged(u64 x) { return (x >> 32) | (x << 32); }
+static INLINE u64 xor_low(u64 a, u64 b, u64 c) { return a ^ ((b ^ c) & splat(uint64_t{0xffffffffu})); }
+#endif
 #if !defined(__AVX2__)
 static INLINE int32_t greatest(i32 x) {
   int32_t most = x[0];

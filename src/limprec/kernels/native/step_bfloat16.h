@@ -18,6 +18,7 @@ constexpr uint32_t UPPER = 0xffff0000u;
 constexpr int PAIRS = 4;         // of vectors that the loop takes at a time
 constexpr int PAIR = 2 * LANES;  // elements of a pair
 constexpr int PAIR_GROUP = PAIRS * PAIR;
+constexpr int AHEAD = 512;  // elements: how early memory is asked for
 
 // Two neighbours of every lane.
 struct Two {
@@ -85,6 +86,13 @@ static INLINE Two stochastic_upper(Two x, u32 word) {
 }
 static INLINE f32 only_upper(f32 x) { return number(bits(x) & UPPER); }
 
+// Asks for the lines of a group's elements of `size` bytes. There is too much to compute between two
+// loads of one tensor for the processor to look that far ahead.
+static INLINE void fetch(const void* data, int64_t at, int size) {
+  const char* from = static_cast<const char*>(data) + at * size;
+  for (int i = 0; i < PAIR_GROUP * size; i += 64) __builtin_prefetch(from + i);
+}
+
 // Whether a storage is bfloat16 in every respect, rounded in one of the two ways above.
 static inline bool is_bfloat16(const Storage& s) {
   const Plan& plan = s.plan;
@@ -111,6 +119,11 @@ static void step_bfloat16(const StepPlan& plan, const StepSlot& slot, int64_t be
   __builtin_memcpy(s, plan.scalars, sizeof s);
 
   for (int64_t group = begin; group < end; group += PAIR_GROUP) {
+    fetch(slot.grad, group + AHEAD, 2);
+    fetch(slot.p, group + AHEAD, 2);
+    if constexpr (STRATEGY != WriteBack::NEAREST)
+      fetch(slot.carry, group + AHEAD, STRATEGY == WriteBack::MASTER ? 4 : 2);
+    for (int k = 0; k < STATES; k++) fetch(slot.state[k], group + AHEAD, 2);
     u32 word[STATES + 1][PAIRS];
     for (int k = 0; k < STATES; k++)
       if (is_random(plan.state[k])) state_words[k].template next_raw<PAIRS / 2>(word[k]);
