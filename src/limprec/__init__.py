@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from .io import Packed, pack, unpack
     from .kernels import Backend, DelayedScale, matmul, quantize, quantize_
-    from .nn import convert, restore
+    from .nn import ConversionReport, conversion_report, convert, restore
     from .plan import Plan
 
 __version__ = version("limprec")
@@ -63,8 +63,7 @@ _HOME = {
     "matmul": "kernels",
     "quantize": "kernels",
     "quantize_": "kernels",
-    "convert": "nn",
-    "restore": "nn",
+    **dict.fromkeys(("ConversionReport", "conversion_report", "convert", "restore"), "nn"),
     "Plan": "plan",
 }
 _ROOMS = ("costs", "diagnosis", "optim", "schedule")
@@ -74,6 +73,7 @@ __all__ = [
     "AccumulatorBits",
     "Affine",
     "Backend",
+    "ConversionReport",
     "Cost",
     "DelayedScale",
     "Diagnosis",
@@ -92,6 +92,7 @@ __all__ = [
     "Rounding",
     "TableFormat",
     "accumulator_bits",
+    "conversion_report",
     "convert",
     "cost",
     "costs",

@@ -44,8 +44,8 @@ def cost(
     model: Annotated[
         str,
         typer.Option(
-            help="Network: lenet5, mlp, resnet20, gpt-mini, lstm, or package.module:factory for one of"
-            " your own, made without values; that wants --input-shape."
+            help="Network: lenet5, mlp, resnet20, gpt-mini, lstm, or package.module:factory for one"
+            " of your own, made without values; that wants --input-shape."
         ),
     ] = "resnet20",
     plan: PlanName = "dfx8",
