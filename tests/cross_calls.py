@@ -21,7 +21,7 @@ from limprec.formats import (
     parse_format,
     parse_precision,
 )
-from limprec.kernels import check_carrier, round_to
+from limprec.kernels import check_carrier, round_to, storable
 from limprec.kernels.matmul import native as matmul
 from limprec.kernels.matmul.adder import parse_adder
 from limprec.kernels.matmul.reference import Request
@@ -71,6 +71,7 @@ SCALED = [
     *("int8b32", "int3mb5a0"),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+CODES = [torch.int8, torch.int16, torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16]
 ROUNDINGS = [*Rounding, *(f"stochastic{bits}" for bits in (1, 7, 16, 17))]
 STEP_ROUNDINGS = ["nearest", "nearest", "stochastic", "stochastic16", "nearest_away", "toward_zero"]
 STEP_FORMATS = {
@@ -184,6 +185,43 @@ def layouts() -> Iterator[Call]:
         shifted: list[Argument] = [base[:1500].view(3, 5, 100), base[3:1503].view(3, 5, 100)]
         yield rounding_call("round_to_out", shifted, precision, 3)
         yield rounding_call("round_to_", [x[:, 1:4]], precision, 1)
+
+
+def storage() -> Iterator[Call]:
+    """Rounding straight to codes and back, masks of ReLU."""
+    names = ("dfx8", "dfx3", "dfx12", "fx8.4", "ufx7.2", "fx16.-3", "e4m3", "e2m1", "e5m2", "bf16")
+    for name, dtype in product(names, DTYPES[:3]):
+        fmt = parse_format(name)
+        kept = storable(fmt)
+        assert kept is not None
+        if not fits(fmt, dtype):
+            continue
+        x = edges(fmt, dtype)
+        if fmt.bits <= 16 and not isinstance(fmt, FloatingPoint):
+            x = torch.where(x.isnan() if isinstance(fmt, ScalarFormat) else ~x.isfinite(), 1.0, x)
+        calm = spread(dtype, 5 * 7 * 31, seed=4).view(5, 7, 31)
+        for i, rounding in enumerate(ROUNDINGS):
+            precision = parse_precision(f"{name}:{rounding}")
+            for view in (x, calm * 2.0**-90, calm.transpose(0, 2), calm[:, ::2], calm[:0]):
+                codes = torch.zeros(view.shape, dtype=kept)
+                tensors: list[Argument] = [view, codes, torch.zeros(())]
+                yield rounding_call("round_to_codes", tensors, precision, i)
+    for dtype, kept in product(DTYPES[:3], CODES):
+        words = torch.randint(0, 256, (999,), generator=torch.Generator().manual_seed(3))
+        codes = (words - 128 if kept == torch.int8 else words).to(torch.int16)
+        codes = codes.to(torch.uint8).view(kept) if kept.itemsize == 1 else codes.to(kept)
+        for factor in (1.0, 0.125):
+            out = torch.zeros(999, dtype=dtype)
+            what = f"widen {kept} to {dtype}"
+            yield Call("widen_codes", [codes, torch.tensor(factor), out, 0], what)
+    for dtype, ceiling in product(DTYPES[:3], (torch.nan, 6.0)):
+        x = edges(parse_format("e4m3"), dtype)
+        for count in (len(x), 0, 5, 64, 100):
+            view, y = x[:count], torch.zeros(count, dtype=dtype)
+            mask = torch.zeros((count + 7) // 8, dtype=torch.uint8)
+            yield Call("relu_with_mask", [view, y, mask, ceiling, 0], f"relu {dtype}")
+            some = torch.arange(1, len(mask) + 1).to(torch.uint8) * 37
+            yield Call("masked", [view, some, torch.zeros_like(y), 0], f"masked {dtype}")
 
 
 def optimizer_steps(count: int) -> Iterator[Call]:
@@ -312,5 +350,6 @@ def calls() -> Iterator[Call]:
     """Return everything that is tried."""
     yield from roundings()
     yield from layouts()
+    yield from storage()
     yield from optimizer_steps(600)
     yield from products()

@@ -253,6 +253,20 @@ def test_long_tensors(name: str, simd: Simd) -> None:
 
 
 @built
+@pytest.mark.parametrize("simd", LEVELS, ids=str)
+@pytest.mark.parametrize("name", ["e4m3", "e5m2", "bf16", "fp16", "e3m2", "dfx8", "fx8.4"])
+def test_a_nan_stays_one_whatever_its_bits(name: str, simd: Simd) -> None:
+    patterns = [0x7F800001, 0x7FC00000, 0x7F801000, -1, -0x7FFFFF, 0x7FBFFFFF]
+    x = torch.tensor([*patterns * 20, 0], dtype=torch.int32).view(torch.float32)
+    precision, kept = parse_precision(name), storable(parse_format(name))
+    assert kept is not None
+    words, factor = stored.round_to_codes(x, precision, None, kept, simd)
+    y = stored.widen(words, factor, torch.float32, simd)
+    assert y[:-1].isnan().all()
+    assert y[-1] == 0 or factor.isnan()
+
+
+@built
 def test_float64_is_left_to_the_reference() -> None:
     x = torch.randn(5, dtype=torch.float64)
     assert not stored.can_store(x, parse_precision("dfx8"), torch.int8)

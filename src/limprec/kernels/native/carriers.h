@@ -50,7 +50,8 @@ static INLINE f32 from_half(u16 h) {
 }
 static INLINE u16 to_half(f32 x) {
   const u32 b = bits(x), magnitude = b & 0x7fffffffu;
-  const u32 finite = bits(number(magnitude) * 0x1p-112f) >> 13, special = magnitude >> 13 & 0x7fffu;
+  const u32 finite = bits(number(magnitude) * 0x1p-112f) >> 13;
+  const u32 special = (i32)magnitude > 0x7f800000 ? splat(0x7e00u) : splat(0x7c00u);
   return narrow(((i32)magnitude >= 0x7f800000 ? special : finite) | (b >> 16 & 0x8000u));
 }
 #endif

@@ -27,6 +27,12 @@ static INLINE void each_vector(const T* x, U* y, int64_t n, Step&& step) {
   __builtin_memcpy(y + i, out, static_cast<size_t>(n - i) * sizeof(U));
 }
 
+// A NaN that is one in its upper bits too.
+static INLINE f32 quiet(f32 x) {
+  const u32 b = bits(x);
+  return number((i32)(b & 0x7fffffffu) > 0x7f800000 ? b | 0x00400000u : b);
+}
+
 static bool narrow_floats(const Counting& counting, const float* x, void* codes, int64_t n) {
   i32 nan{};
   with_memory(counting.memory, [&](auto memory) ALWAYS {
@@ -34,12 +40,13 @@ static bool narrow_floats(const Counting& counting, const float* x, void* codes,
     using U = typename M::Element;
     const f32 first = splat(counting.factors[0]), second = splat(counting.factors[1]);
     each_vector(x, static_cast<U*>(codes), n, [&](const float* in, U* out) ALWAYS {
-      f32 v = load<f32>(in);
+      const f32 v = load<f32>(in);
       if constexpr (M::INTEGER) {
         nan |= v != v;
-        v = v == v ? v * first * second : f32{};
+        M::put(out, v == v ? v * first * second : f32{});
+      } else {
+        M::put(out, quiet(v));
       }
-      M::put(out, v);
     });
   });
   return greatest((i32)((u32)nan >> 1)) != 0;
