@@ -2,20 +2,23 @@
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from limprec.errors import KernelError
 from limprec.formats import Rounding, parse_precision
 from limprec.kernels import Key, round_to
-from limprec.kernels.matmul import integer
+from limprec.kernels.matmul import integer, operands, real, windows
 from limprec.kernels.matmul.integer import PEAK, SYMMETRIC_PEAK, integer_matmul
 from limprec.kernels.matmul.operands import can_be_real, round_operand, to_values, why_not_real
-from limprec.kernels.matmul.real import Role, Roundings, real_linear
+from limprec.kernels.matmul.real import Role, Roundings, real_linear, real_matmul
 from limprec.kernels.matmul.real_conv import real_conv
+from limprec.kernels.matmul.windows import _gather, _gather_strided, _Taps
 from limprec.kernels.native import SlowBackendWarning
 
 NAMES = ["dfx8", "dfx8:stochastic", "dfx5:stochastic16", "fx8.5", "fx6.3:stochastic", "ufx7.4"]
@@ -288,3 +291,230 @@ def test_convolution(geometry: tuple, name: str, last: bool) -> None:  # type: i
     assert same(w.grad, round_to(q.grad.float(), *r.gradient))
     sums = e.transpose(0, 1).flatten(1).sum(1).float()
     assert same(b.grad, round_to(sums, *r.bias_gradient))
+
+
+def test_groups_need_not_be_many() -> None:
+    """As many groups as channels: depthwise, with two outputs a channel."""
+    r = roundings("dfx8")
+    x, w = leaf(2, 5, 6, 6, seed=0), leaf(10, 1, 3, 3, seed=1)
+    y = real_conv(x, w, None, 1, 1, 1, 5, r)
+    a, q = round_to(x, *r.activation).double(), round_to(w, *r.weight).double()
+    assert same(y.detach(), F.conv2d(a, q, padding=1, groups=5).float())
+
+
+def test_without_a_batch() -> None:
+    r = roundings("dfx8")
+    x, w = leaf(3, 6, 6, seed=0), leaf(4, 3, 3, 3, seed=1)
+    y, batched = real_conv(x, w, None, 1, 0, 1, 1, r), real_conv(x[None], w, None, 1, 0, 1, 1, r)
+    assert same(y.detach(), batched[0].detach())
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_windows_in_strides_are_those_in_cpp(last: bool) -> None:
+    g = torch.Generator().manual_seed(0)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=g))
+
+    for _ in range(60):
+        spatial, channels = draw(1, 3), draw(1, 20)
+        taps = [
+            _Taps(draw(1, 9), draw(1, 4), draw(1, 3), draw(1, 3), draw(-4, 4))
+            for _ in range(spatial)
+        ]
+        sizes = [draw(1, 12) for _ in range(spatial)]
+        x = codes(draw(1, 3), channels, *sizes, seed=draw(0, 99))
+        if last:
+            x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+        want = _gather_strided(x.movedim(1, -1), taps)
+        assert torch.equal(_gather(x, taps), want)
+        assert torch.equal(_gather(x.expand(x.shape), taps), want)
+        wide = torch.stack([x, x], -1)[..., 0]  # no two elements next to each other
+        assert torch.equal(_gather(wide, taps), want)
+
+
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_matmul_of_two_activations(name: str) -> None:
+    r = roundings(name)
+    r = Roundings(r.activation, r.weight, r.error)
+    for shape in ((3, 4, 7), (7,)):
+        a, b = leaf(*shape, seed=0), leaf(7, 5, seed=1)
+        y = real_matmul(a, b, r)
+        g = leaf(*y.shape, seed=2).detach()
+        y.backward(g)
+        p, q = round_to(a, *r.activation).double(), round_to(b, *r.weight).double()
+        assert r.error is not None
+        e = round_to(g, *r.error).double()
+        assert same(y.detach(), (p @ q).float())
+        assert a.grad is not None
+        assert b.grad is not None
+        assert same(a.grad, (e @ q.t()).float())
+        rows = p.reshape(-1, 7).t() @ e.reshape(-1, 5)
+        assert same(b.grad, rows.float())
+
+
+def test_a_scale_that_is_no_power_of_two_is_multiplied_in_float64() -> None:
+    r = Roundings(role("int8s", 0), role("int8s", 1))
+    x, w = leaf(9, 30, seed=0).detach(), leaf(8, 30, seed=1).detach()
+    a, q = round_operand(x, *r.activation), round_operand(w, *r.weight)
+    want = exact(a.codes, q.codes.t()).double() * (float(a.scale) * float(q.scale))
+    y = real_linear(x, w, None, r)
+    assert same(y, want.float())
+    plain = round_to(x, *r.activation).double() @ round_to(w, *r.weight).double().t()
+    assert torch.allclose(y.double(), plain, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["dfx8", "int8s", "fx8.5"])
+def test_what_is_not_finite_is_never_hidden(bad: float, name: str) -> None:
+    r = Roundings(*(role(name, i) for i in range(3)))
+    saturates = name == "fx8.5" and bad == float("inf")  # as the format says
+    x, w = leaf(4, 6, seed=0), leaf(5, 6, seed=1)
+    with torch.no_grad():
+        x[1, 2] = bad
+    y = real_linear(x, w, None, r)
+    y.sum().backward()
+    assert x.grad is not None
+    assert w.grad is not None
+    assert bool(y.isnan().all()) != saturates
+    assert bool(w.grad.isnan().all()) != saturates
+    assert bool(x.grad.isfinite().all())  # the error and the weight are finite
+    y = real_linear(x.detach().nan_to_num(), w, None, r)
+    w.grad = None
+    y.backward(torch.full_like(y, bad))
+    assert w.grad is not None
+    assert bool(w.grad.isnan().all()) != saturates
+
+
+def test_what_is_not_needed_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    r, shapes = roundings("dfx8"), []
+
+    def product(a: Tensor, b: Tensor, peak: int = PEAK) -> Tensor:
+        shapes.append((a.shape[0], b.shape[1]))
+        return integer_matmul(a, b, peak)
+
+    monkeypatch.setattr(real, "integer_matmul", product)
+    x, w, b = leaf(4, 6, seed=0), leaf(5, 6, seed=1), leaf(5, seed=2)
+    real_linear(x.detach(), w, b.detach(), r).sum().backward()
+    assert shapes == [(4, 5), (5, 6)]
+    shapes.clear()
+    real_linear(x, w.detach(), b, r).sum().backward()
+    assert shapes == [(4, 5), (4, 6), (1, 5)]
+    shapes.clear()
+    with torch.no_grad():
+        real_linear(x, w, b, r)
+    assert shapes == [(4, 5)]
+
+
+def test_a_byte_an_element_is_saved() -> None:
+    r, kept = roundings("dfx8"), []
+
+    def pack(t: Tensor) -> Tensor:
+        kept.append(t)
+        return t
+
+    x, w = leaf(2, 3, 8, 8, seed=0), leaf(4, 3, 3, 3, seed=1)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        real_conv(x, w, None, 1, 1, 1, 1, r)
+        real_linear(x, leaf(5, 8, seed=2), None, r)
+    assert {t.dtype for t in kept if t.ndim} == {torch.int8}
+    assert sum(t.nbytes for t in kept if t.ndim) == 2 * x.numel() + w.numel() + 40
+
+
+def test_a_recomputed_forward_gives_the_same_gradients() -> None:
+    r = roundings("dfx8:stochastic")
+    grads = []
+    for again in (False, True):
+        x, w = leaf(4, 6, seed=0), leaf(5, 6, seed=1)
+        if again:
+            y = checkpoint(real_linear, x, w, None, r, use_reentrant=False)
+        else:
+            y = real_linear(x, w, None, r)
+        y.square().sum().backward()
+        grads.append((x.grad, w.grad))
+    for one, other in zip(*grads, strict=True):
+        assert one is not None
+        assert other is not None
+        assert same(one, other)
+
+
+def test_a_second_derivative_is_an_error() -> None:
+    x, w = leaf(4, 6, seed=0), leaf(5, 6, seed=1)
+    y = real_linear(x, w, None, roundings("dfx8")).square().sum()
+    (grad,) = torch.autograd.grad(y, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_empty_inputs() -> None:
+    r = roundings("dfx8")
+    for m, k in ((0, 6), (4, 0)):
+        x, w, b = leaf(m, k, seed=0), leaf(5, k, seed=1), leaf(5, seed=2)
+        y = real_linear(x, w, b, r)
+        y.sum().backward()
+        assert y.shape == (m, 5)
+        assert w.grad is not None
+        assert x.grad is not None
+        assert w.grad.eq(0).all()
+        assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation": "e4m3"}, "activation in e4m3: e4m3 is no integer times a scale"),
+        ({"weight": "dfx8c0"}, "weight in dfx8c0: dfx8c0 has more than one scale"),
+        ({"error": "dfx16"}, "error in dfx16: dfx16 has more than 8 bits"),
+        ({"error": None}, "a gradient without an error precision"),
+    ],
+)
+def test_formats_that_have_no_integers(change: dict[str, str | None], message: str) -> None:
+    changed = {k: role(v, 0) if v else None for k, v in change.items()}
+    r = replace(roundings("dfx8"), **changed)  # type: ignore[arg-type]
+    with pytest.raises(KernelError, match=message):
+        real_linear(leaf(2, 3, seed=0), leaf(4, 3, seed=1), None, r)
+
+
+def test_operands_that_do_not_fit() -> None:
+    r = roundings("dfx8")
+    x, w, k = leaf(2, 3, seed=0), leaf(4, 3, seed=1), leaf(4, 3, 3, 3, seed=2)
+    image = leaf(1, 3, 5, 5, seed=3)
+    with pytest.raises(KernelError, match=r"shapes \(2, 3\) and \(3, 4\)"):
+        real_linear(x, w.t(), None, r)
+    with pytest.raises(KernelError, match="dtypes float32, bfloat16"):
+        real_linear(x, w.bfloat16(), None, r)
+    with pytest.raises(KernelError, match="meta"):
+        real_linear(x.to("meta"), w.to("meta"), None, r)
+    with pytest.raises(KernelError, match=r"\(4,\) for 3 channels"):
+        real_linear(x, w[:3], leaf(4, seed=3), r)
+    with pytest.raises(KernelError, match=r"shapes \(2, 3\) and \(4, 3\)"):
+        real_matmul(x, w, r)
+    with pytest.raises(KernelError, match="the kernel must fit"):
+        real_conv(image[..., :2, :2], k, None, 1, 0, 1, 1, r)
+    with pytest.raises(KernelError, match="multiples of groups, which is 2"):
+        real_conv(image, k, None, 1, 0, 1, 2, r)
+    with pytest.raises(KernelError, match="stride 1"):
+        real_conv(image, k, None, 2, "same", 1, 1, r)
+    with pytest.raises(KernelError, match="give one for each"):
+        real_conv(image, k, None, (1, 1, 1), 0, 1, 1, r)
+    with pytest.raises(KernelError, match="use 'same', 'valid' or numbers"):
+        real_conv(image, k, None, 1, "full", 1, 1, r)
+
+
+def test_the_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extension's operators: sums to values, and windows."""
+    r = roundings("dfx8:stochastic")
+
+    def step() -> list[Tensor | None]:
+        x, w, b = leaf(2, 3, 9, 8, seed=0), leaf(4, 3, 3, 3, seed=1), leaf(4, seed=2)
+        y = real_conv(x, w, b, 2, 1, 1, 1, r)
+        y.square().sum().backward()
+        return [y.detach(), x.grad, w.grad, b.grad]
+
+    fast = step()
+    for module in (operands, windows):
+        monkeypatch.setattr(module, "has_native", lambda name: False)
+    for one, other in zip(fast, step(), strict=True):
+        assert one is not None
+        assert other is not None
+        assert same(one, other)

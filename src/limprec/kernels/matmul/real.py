@@ -173,7 +173,12 @@ def apply(function: Any, *arguments: Any) -> Tensor:
 def check(
     operation: str, x: Tensor, weight: Tensor, bias: Tensor | None, roundings: Roundings
 ) -> None:
-    """Refuse what has no integer products, before anything is computed."""
+    """Refuse what has no integer products, before anything is computed.
+
+    Raises:
+        KernelError: with what does not fit; the functions above say what does.
+    """
+    channels = weight.shape[0] if weight.ndim else 1
     for role in ("activation", "weight", "error"):
         if (chosen := getattr(roundings, role)) is not None:
             check_real(chosen[0], operation, role)
@@ -185,6 +190,12 @@ def check(
         devices = ", ".join(str(t.device) for t in tensors)
         raise KernelError(
             operation, f"tensors on {devices}", "give tensors with data on one device"
+        )
+    if bias is not None and bias.shape != (channels,):
+        raise KernelError(
+            operation,
+            f"a bias of shape {tuple(bias.shape)} for {channels} channels",
+            "give one each",
         )
     needed = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     if needed and roundings.error is None:

@@ -229,7 +229,7 @@ def _gather(x: Tensor, taps: list[_Taps]) -> Tensor:
         numbers = [n for t in taps for n in (t.positions, t.count, t.stride, t.step, t.start)]
         missing = 3 - len(taps)
         numbers = [1, 1, 1, 1, 0] * missing + numbers
-        deep = x.view(batch, channels, *[1] * missing, *x.shape[2:])
+        deep = x.reshape(batch, channels, *[1] * missing, *x.shape[2:])
         torch.ops.limprec.windows.default(deep, out, torch.tensor(numbers))
         return out
     return _gather_strided(last, taps)
