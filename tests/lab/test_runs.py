@@ -93,6 +93,12 @@ def test_the_seed_decides(digits: DataSet, tmp_path: Path) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_variants_name_the_rounding_of_a_compensation() -> None:
+    rows = variants(config(epochs=1), ["kahan", "kahan-stochastic", "lazy"])
+    roundings = [row.config.compensation_rounding for row in rows]
+    assert roundings == [None, "nearest", "stochastic", None]
+
+
 def test_a_comparison_ends_in_a_table_and_a_page_and_goes_on(
     digits: DataSet, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ from limprec.errors import FormatError, OptimizerError
 from limprec.kernels.steps import SECOND_MOMENTS, WriteBack
 from limprec.optim import UpdateEvent
 from limprec.optim.base import WriteBackOptimizer
+from limprec.optim.storage import DEFAULTS, carry_storage
 
 every_optimizer = pytest.mark.parametrize("spec", SPECS, ids=str)
 every_write_back = pytest.mark.parametrize("writeback", list(WriteBack))
@@ -278,6 +279,45 @@ def test_a_compensation_in_blocks_is_simulated(fmt: str) -> None:
     assert kept.dtype == FP32
     assert kept.any()
     assert torch.equal(lp.quantize(kept, fmt), kept)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "stochastic"),
+    [
+        (BF16, {}, True),
+        (torch.float16, {}, True),
+        (FP32, {}, False),
+        (FP32, {"format": "e4m3"}, True),
+        (BF16, {"compensation_format": "e5m2"}, True),
+        (BF16, {"compensation_format": "bf16:nearest"}, False),
+        (BF16, {"compensation_rounding": "nearest"}, False),
+        (BF16, {"compensation_format": "fp32"}, False),
+        (BF16, {"writeback": "lazy"}, False),
+        (BF16, {"compensation_format": "ulp8"}, False),
+        (E4M3, {}, False),
+        (FP32, {"format": "dfx8"}, False),
+    ],
+    ids=lambda value: str(value),
+)
+def test_which_compensations_are_rounded_stochastically(
+    dtype: torch.dtype, options: Options, stochastic: bool
+) -> None:
+    group: dict[str, Any] = {**DEFAULTS, **options}
+    storage = carry_storage(nn.Parameter(torch.ones(4).to(dtype)), group)
+    assert storage is not None
+    assert storage.is_random == stochastic
+    assert storage.precision.random_bits == (16 if stochastic else 32)
+
+
+def test_updates_under_half_an_ulp_of_the_compensation_arrive_by_default() -> None:
+    """5e-6 from 1 in bfloat16, where a compensation rounded to nearest stalls at 0.002."""
+    p = nn.Parameter(torch.ones(64, dtype=BF16))
+    optimizer = SGD.ours([p], lr=1.0)
+    p.grad = torch.full((64,), -5e-6).to(BF16)
+    for _ in range(2000):
+        optimizer.step()
+    way = optimizer.exact(p).double().mean() - 1
+    assert float(way) == pytest.approx(-2000 * float(p.grad[0]), rel=0.02)
 
 
 # Manners

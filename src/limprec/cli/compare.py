@@ -40,8 +40,8 @@ def compare(
     writebacks: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: nearest, stochastic, kahan, kahan-stochastic (a stochastically"
-            " rounded compensation), lazy, master, split (bfloat16 alone)."
+            help="Comma-separated: nearest, stochastic, kahan (a compensation rounded to nearest),"
+            " kahan-stochastic (rounded stochastically), lazy, master, split (bfloat16 alone)."
         ),
     ] = "nearest,stochastic,kahan",
     epochs: Epochs = None,

@@ -50,7 +50,7 @@ def diagnose(
         ),
     ] = "kahan",
     compensation_rounding: Annotated[
-        str | None, typer.Option(help="nearest or stochastic. [default: the plan's]")
+        str | None, typer.Option(help="nearest or stochastic. [default: the plan's or optimizer's]")
     ] = None,
     steps: Annotated[int, typer.Option(help="Training steps to watch, at most.")] = 500,
     every: Annotated[int, typer.Option(help="Look at one step in so many.")] = 50,

@@ -66,7 +66,7 @@ def search(
         typer.Option(help="How updates are stored: nearest, stochastic, kahan, lazy or master."),
     ] = "kahan",
     compensation_rounding: Annotated[
-        str | None, typer.Option(help="nearest or stochastic. [default: the plan's]")
+        str | None, typer.Option(help="nearest or stochastic. [default: the plan's or optimizer's]")
     ] = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,

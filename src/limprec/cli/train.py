@@ -44,7 +44,7 @@ def train(
         ),
     ] = "kahan",
     compensation_rounding: Annotated[
-        str | None, typer.Option(help="nearest or stochastic. [default: the plan's]")
+        str | None, typer.Option(help="nearest or stochastic. [default: the plan's or optimizer's]")
     ] = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,

@@ -36,7 +36,8 @@ class RunConfig:
         data: a name of ``lab.data``, e.g. ``mnist`` or ``text:FILE``.
         plan: the precision plan, None for plain fp32 (the model is not converted).
         writeback: how updates are stored.
-        compensation_rounding: ``nearest``, ``stochastic``, or None for the plan's.
+        compensation_rounding: ``nearest``, ``stochastic``, or None for the plan's, else the
+            optimizers' own choice.
         epochs: passes over the training set, 1 or more.
         batch_size: 1 or more.
         lr: peak learning rate of a cosine schedule that ends at 0.

@@ -37,8 +37,8 @@ def variants(
 
     Args:
         base: the run, with its plan or its 16-bit dtype.
-        write_backs: names of write-backs; ``kahan-stochastic`` is Kahan with a stochastically
-            rounded compensation.
+        write_backs: names of write-backs; ``kahan`` is Kahan with a compensation rounded to
+            nearest, ``kahan-stochastic`` with one rounded stochastically.
         seeds: how many, from the base's own on. Seeds come one after another, so that a comparison
             that was cut short has all rows of the first ones.
         computes: ways to compute a plan's products; every write-back runs in each.
@@ -68,10 +68,11 @@ def variants(
     for write_back in write_backs:
         strategy, _, rounding = write_back.partition("-")
         parse_write_back(strategy)
+        plainly = "nearest" if strategy == "kahan" else None
         for compute in computes:
             change = {
                 "writeback": strategy,
-                "compensation_rounding": rounding or None,
+                "compensation_rounding": rounding or plainly,
                 "compute": compute,
             }
             label = f"{name} {write_back}" + (f" {compute}" if compute != "exact" else "")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import OptimizerError
 from ..formats import (
+    FloatingPoint,
     Format,
     Microscaling,
     Precision,
@@ -61,8 +62,9 @@ class StorageOptions(TypedDict, total=False):
         bits that count units of ulp(p) / 2^8 or 2^16. None for the plan's, else the parameter's;
         float8 parameters take ``ulp8``.
     compensation_rounding: ``nearest``, ``stochastic`` (16 random bits where the format has at most
-        16) or e.g. ``stochastic8``; None for the one that is named with the format. Stochastic
-        removes the drift of small updates.
+        16) or e.g. ``stochastic8``; None for the one that is named with the format or in the plan.
+        Where none is, Kahan's floating-point compensations of 16 bits or fewer are rounded
+        stochastically, which removes the stall and the drift of small updates, others to nearest.
     strict: round u + c to the compensation's format first (Kahan).
     offload: keep the compensation (or copy) in main memory; it visits the device for each step.
     seed: owns every stochastic rounding of the group.
@@ -162,8 +164,7 @@ def named_state(given: FormatLike, second: bool) -> Precision:
         given = "mxfp8_e5m2" if second else "mxfp8_e4m3"
     assert given is not None
     precision = parse_precision(given)
-    explicit = isinstance(given, Precision) or (isinstance(given, str) and ":" in given)
-    if explicit or precision.format.bits > NARROW:
+    if _names_rounding(given) or precision.format.bits > NARROW:
         return precision
     return _stochastic(precision.format)
 
@@ -210,14 +211,22 @@ def _compensation(p: Tensor, group: dict[str, Any]) -> Storage:
         rest = _rounded(own.format, rounding or named or Rounding.NEAREST)
         return Storage(rest, ULP_DTYPES[bits], ulp_bits=bits)
     if given is not None and given != PLAN:
-        precision = parse_precision(given)
+        precision, named = parse_precision(given), _names_rounding(given)
     else:
-        precision = planned or Precision(own.format)
+        precision, named = planned or Precision(own.format), planned is not None
+    if rounding is None and not named and group["writeback"] == WriteBack.KAHAN:
+        narrow_float = isinstance(precision.format, FloatingPoint)
+        narrow_float = narrow_float and precision.format.bits <= NARROW
+        rounding = Rounding.STOCHASTIC if narrow_float else None
     if rounding is not None:
         precision = _rounded(precision.format, rounding)
     if isinstance(precision.format, Microscaling):  # no scales lie beside a compensation
         return Storage(precision, computing_dtype(p))
     return Storage(precision, _memory(precision.format, p))
+
+
+def _names_rounding(given: FormatLike) -> bool:
+    return isinstance(given, Precision) or (isinstance(given, str) and ":" in given)
 
 
 def _of_parameter(p: Tensor, group: dict[str, Any]) -> Precision:
