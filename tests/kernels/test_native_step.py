@@ -2,6 +2,7 @@
 
 import copy
 import math
+import struct
 from dataclasses import replace
 
 import pytest
@@ -322,6 +323,32 @@ def test_parameters_that_turn_over_at_half_an_ulp(strategy: WriteBack, fmt: str)
             got = clone(before)
             steps.step(spec, [got], [1.0, 0.0], [key], level)
             assert_same(got, expected, before, (level.name, spec))
+
+
+@built
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic16"])
+@pytest.mark.parametrize("strategy", [s for s in WriteBack if s is not WriteBack.MASTER])
+def test_every_bfloat16_is_kept_or_rounded(strategy: WriteBack, rounding: str) -> None:
+    """NaNs of every pattern stay NaN, in whatever tensor they come; a rate that is one too."""
+    patterns = torch.arange(-(2**15), 2**15).to(torch.int16)
+    generator = torch.Generator().manual_seed(1)
+
+    def shuffled() -> Tensor:
+        return patterns[torch.randperm(len(patterns), generator=generator)].view(torch.bfloat16)
+
+    for rule, flags in ((Rule.SGD, Flag.MOMENTUM), (Rule.ADAM, Flag.DECOUPLED)):
+        spec = usual(strategy, rule, flags, state=rounding, carry=rounding)
+        beside = None if spec.carry is None else shuffled().view(spec.carry.dtype)
+        before = Slots(shuffled(), shuffled(), beside, tuple(shuffled() for _ in spec.states))
+        strange = struct.unpack("d", b"\xff" * 7 + b"\x7f")[0]  # a NaN of ones
+        for step_size in (-0.01, strange):
+            scalars = [step_size, *numbers(rule)[1:]]
+            expected, key = clone(before), StepKey(3, 2**31 + 8, 5)
+            reference.step(spec, expected, scalars, key)
+            for level in LEVELS:
+                got = clone(before)
+                steps.step(spec, [got], scalars, [key], level)
+                assert_same(got, expected, before, (level.name, spec))
 
 
 def many(spec: StepSpec, sizes: list[int]) -> tuple[list[Slots], list[StepKey]]:

@@ -102,7 +102,8 @@ StepPlan make_step_plan(const std::vector<int64_t>& numbers, const std::vector<d
   STD_TORCH_CHECK(plan.states <= MAX_STATES && scalars.size() <= MAX_SCALARS,
                   "limprec: too many states or numbers");
   for (int k = 0; k < plan.states; k++) plan.state[k] = take_storage(request, key);
-  for (size_t i = 0; i < scalars.size(); i++) plan.scalars[i] = static_cast<float>(scalars[i]);
+  for (size_t i = 0; i < scalars.size(); i++)  // a NaN with nothing in its lower half
+    plan.scalars[i] = std::isnan(scalars[i]) ? std::nanf("") : static_cast<float>(scalars[i]);
 
   const Plan& own = plan.parameter.plan;
   const bool floating = own.kind == Kind::FLOATING;

@@ -29,8 +29,16 @@ static INLINE Two load_two(const void* data, int64_t at) {
   const u32 x = load<u32>(static_cast<const uint16_t*>(data) + at);
   return {number(x << 16), number(x & UPPER)};
 }
+// The lower 16 bits of a and the upper ones of b, where a has no others.
+static INLINE u32 merged(u32 a, u32 b) {
+#if defined(__AVX512F__)
+  return (u32)_mm512_mask_mov_epi16((__m512i)a, 0xaaaaaaaau, (__m512i)b);
+#else
+  return a | (b & UPPER);
+#endif
+}
 static INLINE void store_two(void* data, int64_t at, Two x) {
-  store(static_cast<uint16_t*>(data) + at, bits(x.lower) >> 16 | (bits(x.upper) & UPPER));
+  store(static_cast<uint16_t*>(data) + at, merged(bits(x.lower) >> 16, bits(x.upper)));
 }
 
 // The same from float32 numbers.
@@ -74,15 +82,20 @@ static INLINE void store_two_floats(float* p, Two x) {
 #endif
 
 // x plus what carries into its upper half when it rounds away; overflow becomes infinity by itself.
-// The lower half is of no account.
-static INLINE f32 nearest_upper(f32 x) {
-  const u32 b = bits(x);
-  return keep_nan(x, number(b + (b >> 16 & 1u) + 0x7fffu));
+// The lower half is of no account. It is 0 in a NaN that comes from bfloat16, and nothing carries.
+template <bool ANY_NAN>
+static INLINE f32 plus(f32 x, u32 carrying) {
+  const f32 y = number(bits(x) + carrying);
+  return ANY_NAN ? keep_nan(x, y) : y;
 }
-static INLINE Two nearest_upper(Two x) { return {nearest_upper(x.lower), nearest_upper(x.upper)}; }
+template <bool ANY_NAN = false>
+static INLINE Two nearest_upper(Two x) {
+  return {plus<ANY_NAN>(x.lower, (bits(x.lower) >> 16 & 1u) + 0x7fffu),
+          plus<ANY_NAN>(x.upper, (bits(x.upper) >> 16 & 1u) + 0x7fffu)};
+}
+template <bool ANY_NAN = false>
 static INLINE Two stochastic_upper(Two x, u32 word) {
-  return {keep_nan(x.lower, number(bits(x.lower) + (word & 0xffffu))),
-          keep_nan(x.upper, number(bits(x.upper) + (word >> 16)))};
+  return {plus<ANY_NAN>(x.lower, word & 0xffffu), plus<ANY_NAN>(x.upper, word >> 16)};
 }
 static INLINE f32 only_upper(f32 x) { return number(bits(x) & UPPER); }
 
@@ -156,7 +169,8 @@ static void step_bfloat16(const StepPlan& plan, const StepSlot& slot, int64_t be
       if constexpr (HAS_REST) {
         const Two c = load_two(slot.carry, at), y{u.lower + c.lower, u.upper + c.upper};
         const Two total{p.lower + y.lower, p.upper + y.upper};
-        const Two t{only_upper(nearest_upper(total.lower)), only_upper(nearest_upper(total.upper))};
+        const Two near = nearest_upper(total);
+        const Two t{only_upper(near.lower), only_upper(near.upper)};
         const Two rest{
             rest_of(STRATEGY, p.lower, y.lower, total.lower, t.lower, plan.min, plan.max),
             rest_of(STRATEGY, p.upper, y.upper, total.upper, t.upper, plan.min, plan.max)};
@@ -172,8 +186,10 @@ static void step_bfloat16(const StepPlan& plan, const StepSlot& slot, int64_t be
         } else {
           if constexpr (STRATEGY == WriteBack::MASTER)
             store_two_floats(static_cast<float*>(slot.carry) + at, total);
+          constexpr bool ANY_NAN = STRATEGY == WriteBack::MASTER;
           store_two(slot.p, at,
-                    last_random ? stochastic_upper(total, word[STATES][i]) : nearest_upper(total));
+                    last_random ? stochastic_upper<ANY_NAN>(total, word[STATES][i])
+                                : nearest_upper<ANY_NAN>(total));
         }
       }
     }
