@@ -17,11 +17,11 @@ from statistics import mean
 
 from limprec.bounds import Guideline, guideline
 
-from .run import BITS, LARGE, OTHERS, SIZES, Run, done
+from .run import BITS, CIFAR, LARGE, OTHERS, SIZES, Run, done
 from .tasks import SOURCES, Outcome
 
 HERE = Path(__file__).parent
-TASKS = (*SIZES, LARGE)
+TASKS = (SIZES[0], CIFAR, *SIZES[1:], LARGE)
 ROUNDINGS = ("nearest", "stochastic")
 WITHIN = 0.98
 """Relative to fp32, from here on up a width counts as good as fp32."""

@@ -29,10 +29,10 @@ from .tasks import SOURCES, Outcome, Task, evaluate
 RESULTS = Path(__file__).parent / "results.csv"
 BITS = range(2, 17)
 SIZES = (("mnist", 10), ("clusters", 10), ("clusters", 100), ("clusters", 1000),
-         ("cifar", 100), ("words", 100), ("words", 1000))  # fmt: skip
-LARGE = ("words", 10000)
-"""The costly task: a second seed about the knees only, widths that say most first; the other tasks
-have two seeds."""
+         ("words", 100), ("words", 1000))  # fmt: skip
+"""Cheap tasks: every width, two seeds."""
+CIFAR, LARGE = ("cifar", 100), ("words", 10000)
+"""Costly tasks: widths that say most first, a second seed about the knees only."""
 OTHERS = (("words", 100), ("words", 1000))
 """Tasks that block formats, floats and rounded logits are tried on, with one seed."""
 BLOCKS = ("mxfp4_e2m1", "mxfp6_e2m3", "mxfp6_e3m2", "mxint8", "mxfp8_e4m3", "mxfp8_e5m2")
@@ -69,8 +69,12 @@ def runs() -> Iterator[Run]:
     yield from _widths(LARGE, 0, (10, 8, 16, 4, 6, 11, 2), (8, 2, 5, 12, 16))
     yield from _blocks(OTHERS[1])
     yield from _grid(1)
-    yield from _widths(LARGE, 1, (13, 14, 15, 12), (4, 3, 5))
-    yield from _widths(LARGE, 0, BITS, BITS)
+    yield from _widths(CIFAR, 0, range(2, 13), (2, 3, 4, 5, 6, 8))
+    yield from _widths(CIFAR, 1, (7, 8, 9), (3, 4))
+    yield from _widths(LARGE, 1, (13, 14, 15), ())
+    yield from _widths(LARGE, 0, (9, 7), (3,))
+    for task in (CIFAR, LARGE):
+        yield from _widths(task, 0, BITS, BITS)
 
 
 def _grid(seed: int) -> Iterator[Run]:

@@ -19,10 +19,11 @@ from limprec.lab.search import SearchSettings, Space, cheapest, front, search_pl
 from limprec.lab.search.chains import MOST, next_of, thinned
 from limprec.lab.search.front import Trial, why_skip
 from limprec.lab.search.held_out import hold_out
+from limprec.lab.search.loop import _Search
 from limprec.lab.search.sensitivity import measure_noise, order
 from limprec.lab.search.space import Levels
 from limprec.lab.search.stopping import LossWatch, TrialStoppedError, why_stop
-from limprec.lab.search.study import Study
+from limprec.lab.search.study import POPULATION, Study
 from limprec.plan import Plan
 
 DFX8 = Plan.load("dfx8")
@@ -277,6 +278,59 @@ def test_the_sampler_and_the_final_seeds(tmp_path: Path) -> None:
     assert {r.config["seed"] for r in found.final} == {1}
     assert found.gap is not None
     assert found.as_dict()["saving"] > 0
+
+
+def test_what_was_proposed_is_crossed_by_the_sampler(tmp_path: Path) -> None:
+    given = settings(formats=("dfx2", "dfx3", "dfx4", "dfx5", "dfx6", "dfx7"))
+    space = Space(MLP(1024, 10), DFX8, given.formats)
+    file = tmp_path / "study.journal"
+    study = Study(given, space, file, "s")
+    pair = [tuple(level - back for level in space.start) for back in (0, 1)]
+    plan = DFX8.to_toml()
+    for price, levels in enumerate([*pair, *pair]):
+        study.propose(levels, "sensitivity")
+        asked, levels, origin = study.ask()
+        # Dearer and more accurate: all four are of the front.
+        done = Trial(asked.number, levels, "p", plan, 1.0 + price, 0.9 + price / 100, origin)
+        study.tell(asked, done)
+    kept = file.read_bytes()
+
+    def children() -> list[Levels]:
+        file.write_bytes(kept)
+        again = Study(given, space, file, "s")  # another process goes on
+        asked = [again.ask() for _ in range(20)]
+        assert {origin for _, _, origin in asked} == {"nsga2"}
+        return [levels for _, levels, _ in asked]
+
+    found = children()
+    assert found == children()
+    values = [pair for levels in found for pair in zip(levels, space.start, strict=True)]
+    inherited = sum(start - level in (0, 1) for level, start in values)
+    # One value of eight is drawn anew; of six or seven choices drawn at random a third is theirs.
+    assert inherited / len(values) > 0.75
+
+
+def test_neighbours_of_the_best_make_up_for_chains_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(trials=20, formats=("dfx2", "dfx3", "dfx4", "dfx5", "dfx6", "dfx7"))
+
+    def train(search: _Search, record: Trial, plan: Plan) -> Trial:
+        start, widest = search.space.start, search.chains["sensitivity"][0]
+        first = next(i for i, level in enumerate(widest) if level < start[i])
+        if record.levels[first] < start[first]:  # the sensitivities were wrong about this one
+            return replace(record, reason="stopped: its loss is not finite")
+        return replace(record, accuracy=0.9)
+
+    monkeypatch.setattr(_Search, "_train", train)
+    found = search_plans(given, load_data("digits"), tmp_path)
+    origins = [t.origin for t in found.trials if t.accuracy is not None]
+    assert origins[:4] == ["reference", "neighbour", "neighbour", "neighbour"]
+    assert len(origins) > POPULATION  # the sampler, which crosses them, finds more
+    assert set(origins[4:]) == {"nsga2"}
+    assert found.chosen.origin == "nsga2"
+    prices = [t.price for t in found.trials if t.origin == "neighbour" and t.accuracy is not None]
+    assert prices == sorted(prices, reverse=True)  # each a neighbour of the one before
 
 
 def test_what_a_killed_process_was_at_is_trained_next(

@@ -21,7 +21,8 @@ class Trial:
         plan: as TOML text.
         price: joules of a step, or bytes.
         accuracy: share of the held-out samples classified rightly; None if not trained to the end.
-        origin: what proposed it: ``reference``, ``uniform``, ``sensitivity``, or the sampler.
+        origin: what proposed it: ``reference``, ``uniform``, ``sensitivity``, ``neighbour``, or
+            the sampler.
         curve: mean training loss of each part of the training.
         reason: why it was skipped or stopped; empty for one that was trained to the end.
         trained: whether training began.

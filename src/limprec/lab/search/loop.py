@@ -23,9 +23,9 @@ from .held_out import hold_out
 from .pricing import Pricing
 from .sensitivity import measure_noise, order
 from .settings import SearchSettings
-from .space import Levels, Space
+from .space import Levels, Space, neighbours
 from .stopping import LossWatch, TrialStoppedError, why_stop
-from .study import Study
+from .study import POPULATION, Study
 
 SKIPS = 25
 """Plans that are skipped in a row before the search ends: nothing new is being proposed."""
@@ -183,6 +183,9 @@ class _Search:
     def _propose_next(self) -> None:
         """Propose the next plan of a chain; the sampler is asked where both have found their edge.
 
+        Their plans are its first generation, and so are neighbours of the cheapest good one where
+        too few of them were trained to the end: of plans drawn at random hardly any is.
+
         The settings' tolerance and what was skipped are judged anew each time: a study that goes
         on with another tolerance looks for another edge.
         """
@@ -201,6 +204,11 @@ class _Search:
             levels = next_of(chain, self._verdict)
             if levels is not None and self._propose(levels, origin):
                 return
+        if sum(t.accuracy is not None for t in self.trials) < POPULATION:
+            best = cheapest(self._judged(), self.reference, self.settings.within)[0].levels
+            for levels in sorted(neighbours(best), key=self.price):
+                if self._verdict(levels) is None and self._propose(levels, "neighbour"):
+                    return
 
     def _verdict(self, levels: Levels) -> bool | None:
         reference, within = self.reference, self.settings.within

@@ -150,3 +150,10 @@ def _rule(layer: LayerPlan, chosen: Mapping[tuple[str, str], Precision]) -> Rule
 def is_narrower(one: Levels, other: Levels) -> bool:
     """Whether one plan is nowhere wider than another; true of a plan and itself."""
     return all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def neighbours(levels: Levels) -> list[Levels]:
+    """Return the plans with one variable narrowed by one choice."""
+    return [
+        (*levels[:i], level - 1, *levels[i + 1 :]) for i, level in enumerate(levels) if level > 0
+    ]

@@ -39,7 +39,8 @@ except ModuleNotFoundError as error:
 _IDENTITY, _NOISE, _RECORD = "limprec:search", "limprec:noise", "limprec:trial"
 _ORIGIN, _WORKER = "limprec:origin", "limprec:worker"
 POPULATION = 4
-"""Of NSGA-II: few, since its first plans are drawn at random."""
+"""Of NSGA-II: so many plans trained to the end make a generation; before the first it draws at
+random."""
 
 
 class Study:
@@ -127,8 +128,14 @@ class Study:
         self._study.enqueue_trial(params, user_attrs={_ORIGIN: origin})
 
     def ask(self) -> tuple[optuna.Trial, Levels, str]:
-        """Return the next trial, its plan and what proposed it."""
+        """Return the next trial, its plan and what proposed it.
+
+        Under NSGA-II a proposed plan, too, belongs to the generation that is being filled.
+        """
         trial = self._study.ask(self._distributions)
+        if isinstance(self._study.sampler, optuna.samplers.BaseGASampler):
+            # Optuna does so when it first draws for a trial, so never for a proposed one.
+            self._study.sampler.get_trial_generation(self._study, self._frozen()[trial.number])
         trial.set_user_attr(_WORKER, self._worker)
         return trial, self._levels(trial.params), trial.user_attrs.get(_ORIGIN, self._sampler)
 
