@@ -464,3 +464,16 @@ def test_a_plan_that_does_not_fit_is_refused() -> None:
     plan = lp.Plan.from_toml("version = 1\n[[layer]]\nmatch = 'fc'\nweight = 'dfx8'")
     with pytest.raises(PlanError, match="matches no layer"):
         step_energy(pictures(), plan, (1, 4, 4))
+
+
+def test_products_are_added_in_the_accumulators_of_the_plan() -> None:
+    rule = lp.plan.Rule("2", None, {"accumulator": "fp16 kahan chunk=2"})
+    plan = dataclasses.replace(EIGHT, layers=(rule,))
+    c = cost(network(), plan, (4,), 2)
+    # The first layer adds in int32, 0.1 pJ; the second in fp16, 0.4 pJ, four times a term.
+    expected = (FORWARD + ERROR + GRADIENT) * 0.2 + 48 * 0.1 + 36 * 4 * 0.4
+    assert c.product_energy == pytest.approx(expected * PJ, rel=1e-12)
+    given = cost(network(), plan, (4,), 2, accumulator="fp32")
+    expected = (FORWARD + ERROR + GRADIENT) * (0.2 + 0.9)
+    assert given.product_energy == pytest.approx(expected * PJ, rel=1e-12)
+    assert all(b == c.against[n] for n, b in cost(network(), EIGHT, (4,), 2).against.items())

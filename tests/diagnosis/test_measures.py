@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import limprec as lp
-from limprec.diagnosis.accumulators import Accumulator, LayerSums, SumTally
+from limprec.diagnosis.accumulators import LayerSums, SumTally
 from limprec.diagnosis.shadow import Shadow
 from limprec.diagnosis.softmax import SoftmaxTally
 from limprec.diagnosis.tensors import MOST, TensorTally
+from limprec.plan import parse_accumulator
 
 approx = pytest.approx
 
@@ -116,25 +117,29 @@ def test_rows_without_an_error_are_allowed() -> None:
 
 def test_ones_swamp_a_sum_at_the_bound() -> None:
     # m = 3: adding ones to nearest stalls at 2^(m+1) = 16.
-    found = SumTally(Accumulator("e8m3"))
+    found = SumTally(parse_accumulator("e8m3"))
     found.add(torch.ones(1, 64), torch.ones(64, 1))
     measures = found.measures()
     assert measures["terms"] == 64
     assert measures["sum_error"] == 48 / 64
     assert measures["terms_lost"] == approx(9 / 12)  # 9 of 12 places lie beyond 16
-    chunked = SumTally(Accumulator("e8m3", chunk=8))
+    chunked = SumTally(parse_accumulator("e8m3 chunk=8"))
     chunked.add(torch.ones(1, 64), torch.ones(64, 1))
     assert chunked.measures() == {"terms": 64, "sum_error": 0, "terms_lost": 0}
-    late = SumTally(Accumulator("e8m1", chunk=4))  # whole chunks are lost in the total
+    late = SumTally(parse_accumulator("e8m1 chunk=4"))  # whole chunks are lost in the total
     late.add(torch.ones(1, 64), torch.ones(64, 1))
     assert late.measures()["terms_lost"] == approx(9 / 12)
-    kahan = SumTally(Accumulator("e8m3", kahan=True))
+    kahan = SumTally(parse_accumulator("e8m3 kahan"))
     kahan.add(torch.ones(1, 64), torch.ones(64, 1))
     assert kahan.measures() == {"terms": 64, "sum_error": 0}
+    for other in ("e8m3:stochastic", "e8m3 adder=tree"):  # no term is lost at one place for good
+        sums = SumTally(parse_accumulator(other))
+        sums.add(torch.ones(1, 64), torch.ones(64, 1))
+        assert sums.measures().keys() == {"terms", "sum_error"}
 
 
 def test_operands_that_are_not_finite_or_empty_say_nothing() -> None:
-    found = SumTally(Accumulator("e5m10"))
+    found = SumTally(parse_accumulator("e5m10"))
     found.add(torch.full((1, 4), math.inf), torch.ones(4, 1))
     found.add(torch.ones(1, 0), torch.ones(0, 1))
     assert found.measures() == {}
@@ -165,7 +170,7 @@ def test_sampled_products_are_those_of_the_layer(
     y = layer(x)
     error = torch.randn_like(y)
     y.backward(error)
-    sums = LayerSums(layer, Accumulator("e5m10"))
+    sums = LayerSums(layer, parse_accumulator("e5m10"))
     sums.forward(x, layer.weight)
     sums.backward(error)
     wholes = [y, layer.weight.grad] if len(seen) == 2 else [y, x.grad, layer.weight.grad]

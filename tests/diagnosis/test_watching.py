@@ -203,3 +203,24 @@ def test_a_model_that_is_one_layer_and_one_that_works_in_place() -> None:
             optimizer.step()
         roles = {row.role for row in watching.report().rows}
         assert {"update", "gradient", "error", "activation", "accumulator: gradient"} <= roles
+
+
+def test_the_accumulators_of_the_plan_are_judged() -> None:
+    torch.manual_seed(0)
+    rule = lp.plan.Rule("2", None, {"accumulator": "e5m2 chunk=4"})
+    plan = lp.Plan(default={"accumulator": "e5m10"}, layers=(rule,))
+    model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+    lp.convert(model, plan)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    found = []
+    for accumulator in (None, "e8m20"):
+        with diagnose(model, optimizer, every=1, accumulator=accumulator) as watching:
+            model(torch.randn(8, 16)).square().sum().backward()
+            optimizer.step()
+        report = watching.report()
+        found.append({r.layer: r for r in report.rows if r.role == "accumulator: forward"})
+        assert not any("add as PyTorch does" in note for note in report.notes)
+    planned, given = found
+    assert {n: row.format for n, row in planned.items()} == {"0": "e5m10", "2": "e5m2 chunk=4"}
+    assert {row.format for row in given.values()} == {"e8m20"}
+    assert planned["0"]["sum_error"] < 1e-2 < planned["2"]["sum_error"]

@@ -414,3 +414,17 @@ def test_a_compiler_is_told_to_leave_it() -> None:
             found.append((y, leaf.grad))
         assert torch.equal(found[0][0], found[1][0])
         assert torch.equal(found[0][1], found[1][1])
+
+
+def test_the_products_of_a_recurrent_layer_are_summed_narrowly() -> None:
+    torch.manual_seed(0)
+    sums, x = "e5m3:stochastic", values(3, 2, 6)
+    layer = nn.RNN(6, 5)
+    lp.convert(layer, lp.Plan(default={"accumulator": sums}), seed=SEED)
+    output, _ = layer(x)
+    h = torch.zeros(2, 5)
+    gates = adder(sums)(0, x.view(6, 6), layer.weight_ih_l0.T).view(3, 2, 5) + layer.bias_ih_l0
+    for t in range(3):
+        own = adder(sums, 1 + t)(0, h, layer.weight_hh_l0.T) + layer.bias_hh_l0
+        h = torch.tanh(gates[t] + own)
+        assert torch.equal(output[t], h)

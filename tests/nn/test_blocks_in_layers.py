@@ -270,19 +270,18 @@ def test_both_operands_of_the_weight_gradient_are_rotated_before_they_are_rounde
 
 
 def test_a_rotation_brings_outliers_within_reach() -> None:
-    """One token a hundred times larger: the others' gradient survives in e2m1 only if rotated."""
-    torch.manual_seed(0)
+    """A token thirty times larger than its block: e2m1 keeps more of the others if rotated."""
     x, upstream = values(64, 32), values(64, 32, seed=2)
-    x[5] *= 100
-    exact = upstream.T @ x
-    errors = []
+    x[5] *= 30
+    exact, errors = upstream.T @ x, []
     for size in (0, 16):
         layer = nn.Linear(32, 32, bias=False)
         roles = {"activation": "mxfp4_e2m1", "error": "mxfp4_e2m1"}
-        lp.convert(layer, lp.Plan(default=roles, hadamard=size))
+        lp.convert(layer, lp.Plan(default=roles, hadamard=size, num_classes=2))
         layer(x).backward(upstream)
-        errors.append(float((layer.weight.grad - exact).norm() / exact.norm()))  # type: ignore[operator]
-    assert errors[1] < errors[0]
+        assert layer.weight.grad is not None
+        errors.append(float((layer.weight.grad - exact).norm() / exact.norm()))
+    assert errors[1] < 0.9 * errors[0]
 
 
 @pytest.mark.parametrize(
@@ -375,3 +374,29 @@ def test_blocks_of_a_precision_keep_their_rounding() -> None:
     assert along(parse_precision("mxfp4_e2m1:stochastic16"), 0) == parse_precision(
         "mxfp4_e2m1a0:stochastic16"
     )
+
+
+def test_a_recurrent_weight_is_one_tensor_of_all_steps() -> None:
+    """Every step rounds the same weight with the same words; its own tokens with its own."""
+    torch.manual_seed(0)
+    name, heard = "mxfp4_e2m1:stochastic", list[str]()
+    cell = nn.RNN(6, 5, bias=False)
+    x = values(3, 2, 6)
+    lp.convert(cell, plan_of_blocks(name), seed=SEED)
+    output, _ = cell(x)
+    h = torch.zeros(2, 5)
+    gates = (
+        rounded(x.view(6, 6), name, -1, "activation")
+        @ rounded(cell.weight_ih_l0, name, -1, "weight").T
+    )
+    w = rounded(cell.weight_hh_l0, name, -1, "weight", call=1)
+    for t in range(3):
+        h = torch.tanh(
+            gates.view(3, 2, 5)[t] + rounded(h, name, -1, "activation", call=1 + t) @ w.T
+        )
+        assert torch.equal(output[t], h)
+    watch_roundings(cell, lambda event: heard.append(event.role))
+    cell(x)[0].sum().backward()
+    assert heard.count("weight") == 2
+    assert heard.count("activation") == heard.count("error") == 4
+    assert heard.count("gradient") == 2

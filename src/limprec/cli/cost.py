@@ -86,7 +86,8 @@ def cost(
         str | None, typer.Option(help="Format of what the plan leaves. [default: fp32]")
     ] = None,
     accumulator: Annotated[
-        str | None, typer.Option(help="Format of sums. [default: int32 for integers, else fp32]")
+        str | None,
+        typer.Option(help="Format of sums. [default: the plan's; int32 for integers, else fp32]"),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps of the whole training, for the energy of the run.")

@@ -59,7 +59,7 @@ def diagnose(
     ] = False,
     accumulator: Annotated[
         str | None,
-        typer.Option(help="Also judge sums in this format, e.g. e5m10; layers add in float32."),
+        typer.Option(help="Judge sums in this format, e.g. e5m10. [default: the plan's, if any]"),
     ] = None,
     chunk: Annotated[int | None, typer.Option(help="Terms in a partial sum of it.")] = None,
     kahan: Annotated[bool, typer.Option("--kahan", help="Whether it compensates sums.")] = False,

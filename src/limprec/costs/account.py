@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..formats import Format
+from ..plan import Accumulator
 from .energy import DRAM, Unit, access_energy, adder, level_for, level_name, multiplier, sum_format
 from .result import Entry
 from .storage import stored_bits
@@ -16,7 +17,8 @@ class Account:
 
     Args:
         table: the prices.
-        accumulator: what products are added in; None means int32 for integers, else fp32.
+        accumulator: what products are added in; None for the layer's own, without one int32 for
+            integers, else fp32.
         residence: role -> memory in which its tensors live, whatever their size.
 
     Raises:
@@ -39,10 +41,22 @@ class Account:
         self._counts: dict[tuple[str, str, str], list[float]] = {}
         self._units: dict[tuple[Format, Format | None], Unit] = {}
 
-    def multiply_add(self, layer: str, role: str, a: Format, b: Format, macs: float) -> None:
-        """Count multiply-adds of two formats."""
+    def multiply_add(
+        self,
+        layer: str,
+        role: str,
+        a: Format,
+        b: Format,
+        macs: float,
+        accumulator: Accumulator | None = None,
+    ) -> None:
+        """Count multiply-adds of two formats; a Kahan sum takes four additions a term."""
         self.multiply(layer, role, a, b, macs)
-        self.add(layer, role, self._accumulator or sum_format(a, b), macs)
+        if self._accumulator is not None or accumulator is None:
+            self.add(layer, role, self._accumulator or sum_format(a, b), macs)
+        else:
+            times = 4 if accumulator.kahan else 1
+            self.add(layer, role, accumulator.precision.format, times * macs)
 
     def multiply(self, layer: str, role: str, a: Format, b: Format, count: float) -> None:
         """Count multiplications."""

@@ -85,7 +85,8 @@ def cost(
         compensation_format: of what ``kahan`` and ``lazy`` keep; None for the plan's, else the
             parameter's; also ``ulp8`` and ``ulp16``.
         carrier: format of what the plan does not speak of; None for the model's dtype.
-        accumulator: what products are added in; None for int32 (integers) or fp32.
+        accumulator: format that all products are added in; None for the plan's of each layer (Kahan
+            sums take four additions a term), where it has none int32 (integers) or fp32.
         steps: of the whole training, for the energy of the run.
         schedule: forward bits by step, e.g. ``lp.schedule.Cyclic(3, 8)``: weights and activations
             in dynamic fixed point or affine integers get these bits; needs ``steps``.

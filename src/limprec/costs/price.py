@@ -83,14 +83,16 @@ def _price_product(p: Product, setting: Setting, books: Account) -> None:
         books.move(p.layer, role(operand), operand.elements, formats[role(operand)], times)
 
     left, right = formats[role(p.left)], formats[role(p.right)]
-    books.multiply_add(p.layer, "activation", left, right, p.macs * p.forwards)
+    sums = plan.accumulator if plan else None
+    books.multiply_add(p.layer, "activation", left, right, p.macs * p.forwards, sums)
     read(p.left, p.forwards)
     read(p.right, p.forwards)
     books.move(p.layer, "activation", p.results, formats["activation"], p.forwards)
     for operand, other in ((p.left, p.right), (p.right, p.left)):
         if operand.needs_gradient:
             result = "gradient" if operand.is_weight else "error"
-            books.multiply_add(p.layer, result, formats["error"], formats[role(other)], p.macs)
+            factors = formats["error"], formats[role(other)]
+            books.multiply_add(p.layer, result, *factors, p.macs, sums)
             books.move(p.layer, "error", p.results, formats["error"])
             read(other, 1)
             books.move(p.layer, result, operand.elements, formats[result])

@@ -1,52 +1,38 @@
 """What a narrow accumulator would do to a layer's sums, judged on sampled dot products.
 
-The layers themselves add in float32; the accumulator named is simulated by ``lp.matmul``, bit for
-bit, on operands of the training (rounded ones, where the layer is converted). Three products:
+Layers without an accumulator in their plan add in float32; the one to judge is simulated by
+``lp.matmul``, bit for bit, on operands of the training (rounded ones, where the layer is converted;
+stochastic sums take seed 0, not the training's). Three products:
 ``forward`` (over the inputs), ``error`` (dL/dx, over the outputs; linear layers alone) and
 ``gradient`` (dL/dw, over batch and positions). Per product, over ``DOTS`` times ``DOTS`` of them:
 
 - sum error: sqrt(sum((s - exact)^2) / sum(exact^2)), s the sums in the accumulator, exact in
   float64;
 - terms lost: share of the non-zero terms, ``TERMS`` places along the sum, that leave the running
-  sum as it was: in its chunk, or with its chunk's sum in the total. Not told under Kahan summation,
-  where a term can live on in the compensation.
+  sum as it was: in its chunk, or with its chunk's sum in the total. Told of sums one after the
+  other, not stochastic ones: under Kahan summation a term can live on in the compensation.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import matmul
+from ..formats import Rounding
+from ..plan import Accumulator
 
 DOTS = 6
 """Rows and columns of the sampled dot products."""
 TERMS = 12
 """Places along a sum where terms are looked at."""
+SEED = 0
+"""Of stochastic sums."""
 _AT_ONCE = 4
 """Places in one product: more need more memory, fewer more time."""
-
-
-@dataclass(frozen=True)
-class Accumulator:
-    """The accumulator to judge, in the words of ``lp.matmul``."""
-
-    format: str
-    chunk: int | None = None
-    kahan: bool = False
-
-    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the product of float32 matrices, each sum in this accumulator."""
-        return matmul(a, b, self.format, chunk=self.chunk, kahan=self.kahan)
-
-    def __str__(self) -> str:
-        """``e5m10``, ``e5m10 chunk=64``, ``e5m10 kahan``."""
-        chunk = f" chunk={self.chunk}" if self.chunk else ""
-        return f"{self.format}{chunk}{' kahan' if self.kahan else ''}"
 
 
 class SumTally:
@@ -64,11 +50,11 @@ class SumTally:
         if not (a.isfinite().all() and b.isfinite().all()) or not a.shape[1]:
             return
         exact = a.double() @ b.double()
-        got = self._accumulator.multiply(a, b).double()
+        got = self._accumulator.multiply(a, b, SEED).double()
         self._noise += float((torch.nan_to_num(got) - exact).square().sum())
         self._power += float(exact.square().sum())
         self._terms = a.shape[1]
-        if not self._accumulator.kahan:
+        if _is_running(self._accumulator):
             self._lost.append(_terms_lost(a, b, self._accumulator))
 
     def measures(self) -> dict[str, float]:
@@ -90,7 +76,7 @@ class LayerSums:
     """The three products of a linear or convolution layer, from its operands as they come by."""
 
     def __init__(self, layer: nn.Module, accumulator: Accumulator) -> None:
-        self._layer = layer
+        self._layer, self.accumulator = layer, accumulator
         self.tallies = {name: SumTally(accumulator) for name in ("forward", "error", "gradient")}
         self._x: Tensor | None = None
         self._w: Tensor | None = None
@@ -147,9 +133,16 @@ def _padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
     return F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
 
 
+def _is_running(accumulator: Accumulator) -> bool:
+    """Whether a sum over the first terms is a step of the whole sum, and the same each time."""
+    plain = accumulator.adder == "sequential" and not accumulator.kahan
+    return plain and accumulator.precision.rounding is not Rounding.STOCHASTIC
+
+
 def _terms_lost(a: Tensor, b: Tensor, accumulator: Accumulator) -> float:
     """Return the share of terms that leave the running sum as it was; 0 where all are zero."""
-    length, plain = a.shape[1], Accumulator(accumulator.format)
+    length = a.shape[1]
+    plain = replace(accumulator, chunk=None)
     chunk = min(accumulator.chunk or length, length)
     groups: list[list[int]] = []
     for k in _places(length, TERMS):  # places of one chunk go together, a few at once
@@ -166,8 +159,8 @@ def _terms_lost(a: Tensor, b: Tensor, accumulator: Accumulator) -> float:
     rest = number * chunk - length  # zeros behind the last chunk change nothing
     left = F.pad(a, (0, rest)).view(-1, number, chunk).transpose(0, 1)
     right = F.pad(b, (0, 0, 0, rest)).view(number, chunk, -1)
-    sums = plain.multiply(left, right).permute(1, 2, 0).flatten(0, 1)
-    later = _terms_lost(sums, torch.ones(number, 1), plain)
+    sums = plain.multiply(left, right, SEED).permute(1, 2, 0).flatten(0, 1)
+    later = _terms_lost(sums, torch.ones(number, 1), replace(plain, product=None))
     return 1 - (1 - share) * (1 - later)
 
 
@@ -183,7 +176,7 @@ def _lost_at(
     index = torch.arange(start, end)[:, None]
     ends = [k + more for k in places for more in (0, 1)]
     columns = [torch.where(index < e, b[start:end], 0.0) for e in ends]
-    sums = plain.multiply(a[:, start:end], torch.cat(columns, 1)).chunk(len(ends), 1)
+    sums = plain.multiply(a[:, start:end], torch.cat(columns, 1), SEED).chunk(len(ends), 1)
     lost = present = 0
     for k, before, after in zip(places, sums[::2], sums[1::2], strict=True):
         term = a[:, k, None] * b[k] != 0

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ..formats import Precision
 from ..kernels import dtype_format
 from ..kernels.carrier import STORAGE_FORMATS
-from ..nn import RoundingEvent, tells, watch_roundings
-from ..plan import classifier_of, find_layers
-from .accumulators import Accumulator, LayerSums, can_sum
+from ..nn import RoundingEvent, layer_plan, tells, watch_roundings
+from ..plan import Accumulator, classifier_of, find_layers
+from .accumulators import LayerSums, can_sum
 from .findings import Row
 from .softmax import SoftmaxTally
 from .tensors import TensorTally
@@ -27,19 +27,22 @@ class LayerWatch:
 
     Args:
         model: the model.
-        accumulator: what to judge on sampled dot products of its linear and convolution layers.
+        accumulator: what to judge on sampled dot products of its linear and convolution layers;
+            None for what the plan gives each of them, if it does.
     """
 
     def __init__(self, model: nn.Module, accumulator: Accumulator | None) -> None:
-        self._model, self._accumulator = model, accumulator
+        self._model = model
         self._tallies: dict[tuple[str, str], TensorTally] = {}
         self._formats: dict[tuple[str, str], str] = {}
         products = {n: m for n, m in find_layers(model).items() if can_sum(m)}
         self._classifier = classifier_of(model)
         self._softmax = SoftmaxTally()
         self._sums: dict[str, LayerSums] = {}
-        if accumulator is not None:
-            self._sums = {n: LayerSums(layer, accumulator) for n, layer in products.items()}
+        for name, layer in products.items():
+            plan = layer_plan(layer)
+            if judged := accumulator or (plan and plan.accumulator):
+                self._sums[name] = LayerSums(layer, judged)
         self._operands: dict[str, Tensor] = {}
         self._plain = {
             name: module
@@ -81,7 +84,7 @@ class LayerWatch:
             for product, sum_tally in sums.tallies.items():
                 if found := sum_tally.measures():
                     role = f"accumulator: {product}"
-                    rows.append(Row(name, role, str(self._accumulator), measures=found))
+                    rows.append(Row(name, role, str(sums.accumulator), measures=found))
         return rows
 
     def notes(self) -> list[str]:
@@ -92,7 +95,7 @@ class LayerWatch:
                 "The model is not converted: what was lost before a tensor came in its dtype cannot"
                 " be told (shadow=True compares gradients with float32)."
             )
-        if self._accumulator is None:
+        if not self._sums:
             notes.append(
                 "The layers add as PyTorch does; accumulator='e5m10', say, judges a narrower sum."
             )

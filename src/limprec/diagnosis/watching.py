@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import DiagnosisError
-from .accumulators import Accumulator
+from ..plan import Accumulator, parse_accumulator
+from .accumulators import SEED
 from .layers import LayerWatch
 from .parameters import ParameterWatch
 from .report import Report, rows_of
@@ -50,8 +52,9 @@ def diagnose(
         optimizer: of ``lp.optim``, or any of PyTorch's kind, of which less can be told.
         every: look at one step in so many, 1 or more.
         shadow: also run the batch of these steps in float32 and compare gradients, see ``Shadow``.
-        accumulator: also judge sums in this format on sampled dot products, e.g. ``e5m10``; the
-            layers themselves add in float32.
+        accumulator: judge sums in this accumulator on sampled dot products, in the words of a plan
+            (``e5m10``, ``e5m7 chunk=64``), whatever the layers themselves add in; None for that of
+            each layer's plan, where it has one.
         chunk: terms in a partial sum of that accumulator, see ``lp.matmul``.
         kahan: whether that accumulator compensates its sums.
         scaler: the ``torch.amp.GradScaler`` of the training, if there is one.
@@ -62,7 +65,9 @@ def diagnose(
     Raises:
         DiagnosisError: for a model or optimizer that is none, parameters that are not the model's,
             a number out of range, or ``chunk`` or ``kahan`` without ``accumulator``.
-        FormatError: for an unknown accumulator.
+        FormatError: for an accumulator's unknown format.
+        PlanError: for an accumulator that cannot be read.
+        KernelError: for one that cannot be simulated.
     """
     return Diagnosis(
         model,
@@ -82,7 +87,7 @@ class Diagnosis:
         optimizer: watched too.
         every: one step in so many is looked at.
         shadow: whether to compare with float32.
-        accumulator: what to judge on sampled dot products, or None.
+        accumulator: what to judge on sampled dot products; None for that of the plan.
         scaler: a gradient scaler, or None.
     """
 
@@ -265,6 +270,9 @@ def _accumulator(fmt: str | None, chunk: int | None, kahan: bool) -> Accumulator
                 "diagnose", f"{given} without an accumulator", "name one, e.g. accumulator='e5m10'"
             )
         return None
-    accumulator = Accumulator(fmt, chunk, kahan)
-    accumulator.multiply(torch.ones(1, 1), torch.ones(1, 1))  # what is wrong shows here
+    accumulator = parse_accumulator(fmt)
+    if chunk is not None:
+        accumulator = replace(accumulator, chunk=chunk)
+    accumulator = replace(accumulator, kahan=accumulator.kahan or kahan)
+    accumulator.multiply(torch.ones(1, 1), torch.ones(1, 1), SEED)  # what is wrong shows here
     return accumulator

@@ -35,7 +35,7 @@ def diagnose_run(
         steps: most steps, 1 or more; fewer if the training ends before.
         every: see ``lp.diagnose``, as the next four.
         shadow: compare gradients with float32.
-        accumulator: judge sums in this format.
+        accumulator: judge sums in this format; None for the plan's, if it has one.
         chunk: terms in a partial sum.
         kahan: whether its sums are compensated.
         on_step: called with the steps done and all of them.

@@ -5,7 +5,7 @@ from .report import ConversionReport, conversion_report
 from .state import Compute
 from .tags import plan_of
 from .twin import meta_copy
-from .watch import RoundingEvent, tells, watch_roundings, without_rounding
+from .watch import RoundingEvent, layer_plan, tells, watch_roundings, without_rounding
 
 __all__ = [
     "Compute",
@@ -13,6 +13,7 @@ __all__ = [
     "RoundingEvent",
     "conversion_report",
     "convert",
+    "layer_plan",
     "meta_copy",
     "plan_of",
     "restore",

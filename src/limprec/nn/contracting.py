@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ..formats import Precision, Rounding, ScaledFormat
-from ..kernels import random_words
+from ..kernels import TracedKey, random_words
 from ..kernels.hadamard import Rotation
 from ..kernels.matmul.bilinear import Anew, Arithmetic, Bilinear, Product, contract
 from ..kernels.random import Key
 from ..plan import Group, LayerPlan
 from .forms import FORMS, Form
 from .operators import Operator, role_of
-from .state import LayerState
+from .state import LayerState, Teller
 
 _OPERANDS = ("weight", "activation", "error")
 _SIGNS = 8
@@ -36,6 +36,7 @@ class Contracting:
         operands: the arguments a and b -> role and random stream.
         inside: roles that are rounded within the product, along what it sums over.
         narrow: dtype in which PyTorch multiplies, None for the carrier.
+        shared: the product whose random bits a weight of several products takes, None for its own.
     """
 
     layer: LayerState
@@ -44,6 +45,7 @@ class Contracting:
     operands: Mapping[str, tuple[str, str]]
     inside: frozenset[str]
     narrow: torch.dtype | None = None
+    shared: int | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run the function on operands that are rounded, but for those rounded inside.
@@ -55,7 +57,8 @@ class Contracting:
         if torch.compiler.is_compiling():
             from .uncompiled import uncompiled
 
-            return uncompiled(run)
+            y: Tensor = uncompiled(run)
+            return y
         return run()
 
     def enter(self, tensor: Tensor, role: str) -> Tensor:
@@ -80,11 +83,12 @@ class Contracting:
     def _anew(self, role: str, stream: str) -> Anew | None:
         if role not in self.inside:
             return None
-        layer, precision = self.layer, self.layer.plan[role]
-        key = layer.key(precision, stream, self.call)
-        assert not hasattr(key, "numbers")
-        tell = layer.tell
-        told = None if tell is None else lambda x, y: tell(role, x, y, precision)
+        layer, precision, call = self.layer, self.layer.plan[role], self.call
+        if role == "weight" and self.shared is not None:
+            call = self.shared
+        key, tell = layer.key(precision, stream, call), layer.tell
+        assert not isinstance(key, TracedKey)
+        told = None if tell is None or call != self.call else partial(_tell, tell, role, precision)
         return Anew(precision, key, told)
 
     def _sums(self) -> dict[Product, Callable[[Tensor, Tensor], Tensor]]:
@@ -125,13 +129,12 @@ def contracting(
     A function that has no form here is left to PyTorch's sums and the formats' own axes; the
     conversion report names it.
     """
-    inside = blocked_roles(layer.plan)
-    if (not inside and layer.plan.accumulator is None) or not _is_sum(operator):
+    plan = layer.plan
+    if (plan.accumulator is None and not blocked_roles(plan)) or not _is_sum(operator):
         return None
-    form = FORMS.get(func)
-    if form is None:
-        why = f"its sums are not rounded to {layer.plan.accumulator}: write it as matmul"
-        if layer.plan.accumulator is None:
+    if func not in FORMS:
+        why = f"its sums are not rounded to {plan.accumulator}: write it as matmul"
+        if plan.accumulator is None:
             why = "blocks run along the last axis of its operands, not along its sums"
         layer.model.leave(operator.word, why)
         return None
@@ -141,19 +144,25 @@ def contracting(
         if role in ("weight", "activation"):
             operands[name] = (role, "activation 2" if seen and role == "activation" else role)
             seen = seen or role == "activation"
-    return Contracting(layer, call, form, operands, inside, narrow)
+    return contracting_as(layer, call, func, operands, narrow)
 
 
-def contracting_pair(
-    layer: LayerState, call: int, narrow: torch.dtype | None = None
+def contracting_as(
+    layer: LayerState,
+    call: int,
+    func: Any,
+    operands: Mapping[str, tuple[str, str]],
+    narrow: torch.dtype | None = None,
 ) -> Contracting | None:
-    """Return how a layer computes ``torch.matmul`` of two activations, see ``contracting``."""
+    """Return how a layer computes a function of ``FORMS`` whose operands are known."""
     inside = blocked_roles(layer.plan)
-    if not inside and layer.plan.accumulator is None:
+    if layer.plan.accumulator is None and not inside:
         return None
-    form = FORMS[torch.matmul]
-    operands = {form.a: ("activation", "activation"), form.b: ("activation", "activation 2")}
-    return Contracting(layer, call, form, operands, inside, narrow)
+    return Contracting(layer, call, FORMS[func], operands, inside, narrow)
+
+
+def _tell(tell: Teller, role: str, precision: Precision, before: Tensor, after: Tensor) -> None:
+    tell(role, before, after, precision)
 
 
 def _is_sum(operator: Operator) -> bool:

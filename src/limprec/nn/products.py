@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import integers
-from .contracting import contracting, contracting_pair
+from .contracting import contracting, contracting_as
 from .fitting import can
 from .operators import Args, Kwargs, Operator, role_of
 from .saving import Kept
@@ -22,6 +23,9 @@ _FAST = frozenset(
     | {f"{word}{n}d" for word in ("conv", "conv_transpose") for n in (1, 2, 3)}
 )
 """Functions with a bfloat16 product."""
+_PAIR = {"input": ("activation", "activation"), "other": ("activation", "activation 2")}
+_LINEAR = {"input": ("activation", "activation"), "weight": ("weight", "weight")}
+"""Operands -> role and random stream."""
 
 
 def multiply(
@@ -84,7 +88,7 @@ def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:
     """Return the matrix product of two rounded activations, with Qe behind it."""
     kept = Kept() if layer.model.saves_codes else None
     fast = layer.model.compute is Compute.FAST and can(Compute.FAST, layer.plan)
-    own = contracting_pair(layer, call, NARROW if fast else None)
+    own = contracting_as(layer, call, torch.matmul, _PAIR, NARROW if fast else None)
     inside = own.inside if own else frozenset()
     if "activation" not in inside:
         a = layer.round(a, call, "activation", kept=kept)
@@ -116,8 +120,13 @@ class SharedWeight:
         self._fast = way is Compute.FAST and can(way, layer.plan)
         if way is Compute.REAL and can(way, layer.plan):
             self._codes = integers.codes_of(layer, call, weight)
-        self._weight = layer.round_weight(weight, call, self._kept)
-        if self._fast:
+        own = contracting_as(layer, call, F.linear, _LINEAR, NARROW if self._fast else None)
+        self._own = own if own is None or self._codes is not None else replace(own, shared=call)
+        if self._own and "weight" in self._own.inside:
+            self._weight = self._own.enter(weight, "weight")
+        else:
+            self._weight = layer.round_weight(weight, call, self._kept)
+        if self._fast and self._own is None:
             self._weight = _cast(self._weight, self._kept)
         self._bias = None if bias is None else layer.round_bias(bias, call)
 
@@ -127,14 +136,17 @@ class SharedWeight:
         if self._codes is not None:
             return integers.multiply_shared(layer, call, x, self._weight, bias, self._codes)
         kept = None if self._kept is None else Kept(self._kept)
-        x = layer.round(x, call, "activation", kept=kept)
-        if self._fast:
+        own = self._own and replace(self._own, call=call)
+        inside, fast = own.inside if own else frozenset(), self._fast and own is None
+        if "activation" not in inside:
+            x = layer.round(x, call, "activation", kept=kept)
+        if fast:
             x, bias = _cast(x, kept), None
         with nullcontext() if kept is None else kept.saving():
-            y = F.linear(x, self._weight, bias)
-        if self._fast:
+            y = (own or F.linear)(x, self._weight, bias)
+        if fast:
             y = y.to(dtype) if self._bias is None else y.to(dtype) + self._bias
-        return layer.round_out(y, call)
+        return y if "error" in inside else layer.round_out(y, call)
 
 
 def _cast(x: Tensor, kept: Kept | None) -> Tensor:

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..formats import Precision
+from ..plan import LayerPlan
 from .place import PLACE, Place
 
 
 @dataclass(frozen=True)
 class RoundingEvent:
     """One rounding of one tensor of a converted layer.
+
+    A tensor that its two products round apart (block formats) is told of once: activations and
+    weights as the forward product takes them, errors as the input's gradient does.
 
     Args:
         layer: the layer's dotted name in the model that is watched.
@@ -79,10 +83,16 @@ def without_rounding(model: nn.Module) -> Iterator[None]:
             state.random.tensor = number
 
 
+def layer_plan(module: nn.Module) -> LayerPlan | None:
+    """Return what a module runs in, None if it is no converted layer."""
+    place: Place | None = getattr(module, PLACE, None)
+    return None if place is None or place.layer is None else place.layer.plan
+
+
 def tells(module: nn.Module) -> bool:
     """Whether a module's roundings are told of: a converted layer that the plan has a word for."""
-    place: Place | None = getattr(module, PLACE, None)
-    return place is not None and place.layer is not None and place.layer.plan.is_planned
+    plan = layer_plan(module)
+    return plan is not None and plan.is_planned
 
 
 def _teller(path: str, own: str, watcher: Watcher) -> Teller:

@@ -222,7 +222,8 @@ def _operand(x: Tensor, name: str, product: Product, ctx: Any, *, rotate: bool =
     anew: Anew | None = getattr(how, name)
     if rotation is None and anew is None:
         return x
-    view, axis = ctx.operation.grouped(x, name, product)
+    operation: Bilinear = ctx.operation
+    view, axis = operation.grouped(x, name, product)
     if rotation is not None:
         view = rotation(view, axis)
     if anew is not None:
