@@ -208,7 +208,7 @@ def test_a_model_that_is_one_layer_and_one_that_works_in_place() -> None:
 def test_the_accumulators_of_the_plan_are_judged() -> None:
     torch.manual_seed(0)
     rule = lp.plan.Rule("2", None, {"accumulator": "e5m2 chunk=4"})
-    plan = lp.Plan(default={"accumulator": "e5m10"}, layers=(rule,))
+    plan = lp.Plan(default={"accumulator": "fp16"}, layers=(rule,))
     model = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
     lp.convert(model, plan)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -221,6 +221,6 @@ def test_the_accumulators_of_the_plan_are_judged() -> None:
         found.append({r.layer: r for r in report.rows if r.role == "accumulator: forward"})
         assert not any("add as PyTorch does" in note for note in report.notes)
     planned, given = found
-    assert {n: row.format for n, row in planned.items()} == {"0": "e5m10", "2": "e5m2 chunk=4"}
+    assert {n: row.format for n, row in planned.items()} == {"0": "fp16", "2": "e5m2 chunk=4"}
     assert {row.format for row in given.values()} == {"e8m20"}
     assert planned["0"]["sum_error"] < 1e-2 < planned["2"]["sum_error"]

@@ -121,7 +121,7 @@ class SharedWeight:
         if way is Compute.REAL and can(way, layer.plan):
             self._codes = integers.codes_of(layer, call, weight)
         own = contracting_as(layer, call, F.linear, _LINEAR, NARROW if self._fast else None)
-        self._own = own if own is None or self._codes is not None else replace(own, shared=call)
+        self._own = own and replace(own, shared=call)
         if self._own and "weight" in self._own.inside:
             self._weight = self._own.enter(weight, "weight")
         else:
