@@ -91,12 +91,13 @@ def test_train_on_a_folder_of_pictures(capsys: pytest.CaptureFixture[str], tmp_p
     assert json.loads(text)["accuracy"] in (0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
 
 
-def test_train_on_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["gpt-mini", "lstm"])
+def test_train_on_text(capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str) -> None:
     file = tmp_path / "text.txt"
     file.write_text("so shaken as we are, so wan with care, " * 40)
     options = (
         "--model",
-        "gpt-mini",
+        model,
         "--data",
         f"text:{file}",
         "--context",

@@ -357,6 +357,44 @@ def test_a_recomputed_layer_rounds_as_it_did() -> None:
         assert torch.equal(a, b)
 
 
+class Ahead(nn.Module):
+    """A cell by hand, or a layer, before a linear layer."""
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inside = nn.LSTM(6, 5) if whole else nn.LSTMCell(6, 5)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.inside, nn.LSTM):
+            x = self.inside(x)[0]
+        else:
+            state = None
+            for part in x:
+                state = self.inside(part, state)
+            x = state[0]
+        logits: Tensor = self.head(x)
+        return logits
+
+
+@pytest.mark.filterwarnings("ignore:")  # of the compiler, about itself
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_it_rounds_the_same(whole: bool) -> None:
+    """PyTorch's compiler leaves nn.LSTM out, and takes the cells in whole."""
+    eager, other = (lp.convert(Ahead(whole), RANDOM, seed=SEED) for _ in range(2))
+    torch.compiler.reset()
+    compiled = torch.compile(other, backend="aot_eager", fullgraph=not whole)
+    x = torch.randn(2, 3, 6)
+    for _ in range(3):  # the first pass is never compiled
+        found = [
+            [y, *gradients([y], list(model.parameters()))]
+            for model, y in ((eager, eager(x)), (other, compiled(x)))
+        ]
+        for a, b in zip(*found, strict=True):
+            assert torch.equal(a, b)
+
+
 def test_a_call_without_a_module_is_a_layer_of_its_own() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -153,12 +153,8 @@ def _begin(model: ModelState, is_root: bool, is_training: bool) -> None:
     """Get ready for a pass: of the whole model, or of a part of it that is called by itself."""
     if is_root and is_training and model.rounds:
         model.random.advance()
-    if not torch.compiler.is_compiling():
-        if not is_root and _in_backward():
-            _check_recomputed(model)
-        model.numbers = (model.random.seed, model.random.step)
-    else:
-        model.numbers = None  # what is not compiled after all reads them when it runs
+    if not torch.compiler.is_compiling() and not is_root and _in_backward():
+        _check_recomputed(model)
     model.calls.clear()
     model.repeated.clear()
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..plan import KINDS
+from ..plan import KINDS, Kind
 from .operators import Args, Kwargs, Operator
 from .products import SharedWeight
 from .state import LayerState
@@ -93,7 +93,7 @@ class Recurrent:
 
     Args:
         word: its name.
-        kind: ``LSTM``, ``GRU`` or ``RNN``.
+        kind: its layer is of this kind.
         advance: the element-wise work of a step.
         input: (T, N, I), (N, T, I), packed (sum of batch sizes, I), or (N, I) of a cell.
         weights: of each layer and direction, or of a cell.
@@ -101,7 +101,7 @@ class Recurrent:
     """
 
     word: str
-    kind: str
+    kind: Kind
     advance: Advance
     input: Tensor
     weights: Sequence[Weights]
@@ -119,7 +119,7 @@ class Recurrent:
     def operator(self) -> Operator:
         """What conversion calls it by."""
         roles = {n: "activation" if n == "input" else n.partition("_")[0] for n in self.tensors}
-        return Operator(self.word, KINDS[self.kind], roles, tuple(roles))
+        return Operator(self.word, self.kind, roles, tuple(roles))
 
     def compute(self, layer: LayerState, call: int) -> Any:
         """Return what the function returns, between rounded operands."""
@@ -212,7 +212,7 @@ def _multiply(
 Read = Callable[[Args, Kwargs], Recurrent]
 
 
-def _sequence(word: str, kind: str, advance: Advance) -> Read:
+def _sequence(word: str, kind: Kind, advance: Advance) -> Read:
     def read(args: Args, kwargs: Kwargs) -> Recurrent:
         is_packed = "batch_sizes" in kwargs or isinstance((*args, *[None] * 4)[3], list | tuple)
         given = dict(zip(_PACKED if is_packed else _WHOLE, args, strict=False)) | kwargs
@@ -260,7 +260,7 @@ def _weights(parameters: Sequence[Tensor], has_biases: bool, runs: int) -> list[
     return found
 
 
-def _cell(word: str, kind: str, advance: Advance) -> Read:
+def _cell(word: str, kind: Kind, advance: Advance) -> Read:
     def read(args: Args, kwargs: Kwargs) -> Recurrent:
         given = dict(zip(_CELL, args, strict=False)) | kwargs
         hx = given["hx"]
@@ -273,14 +273,16 @@ def _cell(word: str, kind: str, advance: Advance) -> Read:
 
 _CELL = ("input", "hx", "w_ih", "w_hh", "b_ih", "b_hh")
 
+_LSTM, _GRU, _RNN = (KINDS[name] for name in ("LSTM", "GRU", "RNN"))
+
 RECURRENT: Mapping[Any, Read] = {
-    torch.lstm: _sequence("lstm", "LSTM", _lstm),
-    torch.gru: _sequence("gru", "GRU", _gru),
-    torch.rnn_tanh: _sequence("rnn", "RNN", _tanh),
-    torch.rnn_relu: _sequence("rnn", "RNN", _relu),
-    torch.lstm_cell: _cell("lstm", "LSTM", _lstm),
-    torch.gru_cell: _cell("gru", "GRU", _gru),
-    torch.rnn_tanh_cell: _cell("rnn", "RNN", _tanh),
-    torch.rnn_relu_cell: _cell("rnn", "RNN", _relu),
+    torch.lstm: _sequence("lstm", _LSTM, _lstm),
+    torch.gru: _sequence("gru", _GRU, _gru),
+    torch.rnn_tanh: _sequence("rnn", _RNN, _tanh),
+    torch.rnn_relu: _sequence("rnn", _RNN, _relu),
+    torch.lstm_cell: _cell("lstm", _LSTM, _lstm),
+    torch.gru_cell: _cell("gru", _GRU, _gru),
+    torch.rnn_tanh_cell: _cell("rnn", _RNN, _tanh),
+    torch.rnn_relu_cell: _cell("rnn", _RNN, _relu),
 }
 """Function of PyTorch -> what reads its arguments."""

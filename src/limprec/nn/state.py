@@ -70,6 +70,14 @@ class RandomState:
 
     def __init__(self, seed: int, step: int = 0) -> None:
         self.tensor = torch.tensor([seed, step], dtype=torch.int64, device="cpu")
+        self._read: tuple[Tensor, tuple[int, int]] | None = None
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Seed and step, read from the tensor when it is another one, whoever advanced it."""
+        if self._read is None or self._read[0] is not self.tensor:
+            self._read = self.tensor, (self.seed, self.step)
+        return self._read[1]
 
     @property
     def seed(self) -> int:
@@ -148,7 +156,7 @@ class LayerState:
         return self._key("product", call)
 
     def _key(self, stream: str, call: int) -> Key:
-        seed, step = self.model.numbers or self.model.random.tensor.tolist()
+        seed, step = self.model.random.numbers
         return Key(seed, self._number(stream, call), step)
 
     def _number(self, stream: str, call: int) -> int:
@@ -266,8 +274,6 @@ class ModelState:
         """Layer -> products so far in the forward pass that runs."""
         self.repeated: set[str] = set()
         """Layers that were called more than once in it."""
-        self.numbers: tuple[int, int] | None = (random.seed, random.step)
-        """Seed and step of the forward pass that runs, or ran last; None while it is compiled."""
         self.order: list[str] | None = None
         """Layers in the order in which they multiply; collected during a trace."""
         self.weights: dict[str, list[Tensor]] = {}
