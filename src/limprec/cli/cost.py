@@ -44,8 +44,8 @@ def cost(
     model: Annotated[
         str,
         typer.Option(
-            help="Network: lenet5, mlp, resnet20, gpt-mini, lstm, or package.module:factory for one"
-            " of your own, made without values; that wants --input-shape."
+            help="Network: lenet5, mlp, resnet20, gpt-mini, lstm, or package.module:factory for"
+            " one of your own, made without values; that wants --input-shape."
         ),
     ] = "resnet20",
     plan: PlanName = "dfx8",
@@ -86,8 +86,7 @@ def cost(
         str | None, typer.Option(help="Format of what the plan leaves. [default: fp32]")
     ] = None,
     accumulator: Annotated[
-        str | None,
-        typer.Option(help="Format of sums. [default: the plan's; int32 for integers, else fp32]"),
+        str | None, typer.Option(help="Format of sums. [default: int32 for integers, else fp32]")
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps of the whole training, for the energy of the run.")

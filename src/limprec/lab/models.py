@@ -207,7 +207,7 @@ MODELS: dict[str, Entry] = {
         lambda t: RecurrentLM(t.classes, layers=1, width=128),
         "text",
         "one LSTM layer of width 128 (0.15 M parameters)",
-        lr=1.0,
+        lr=2.0,
     ),
 }
 
