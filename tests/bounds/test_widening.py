@@ -12,6 +12,7 @@ from limprec.bounds import SHARE, guideline, shortfall, widen
 from limprec.errors import FormatError, GuidelineError
 from limprec.formats import (
     DynamicFixedPoint,
+    DynamicFloatingPoint,
     FixedPoint,
     FloatingPoint,
     Format,
@@ -53,6 +54,20 @@ def test_widen_fixed_point_keeps_the_range(bits, fraction, classes, overflow):
     assert wide.overflow == overflow
     assert Fraction(wide.lsb) <= Fraction(1, classes)
     assert wide == narrow or Fraction(wide.lsb) * 2 > Fraction(1, classes)
+
+
+@given(classes=st.integers(2, 10**6))
+def test_widen_dynamic_floating_point(classes):
+    narrow = parse_precision("de2m1")
+    wide = widened(narrow.format, classes)
+    assert isinstance(wide, DynamicFloatingPoint)
+    least = [
+        DynamicFloatingPoint(FloatingPoint(e, 1, specials="finite"))
+        for e in range(2, wide.element.exponent_bits + 1)
+    ]
+    enough = [survives(1 / classes, fmt.at(fmt.exponent(1.0))) for fmt in least]
+    assert enough == [False] * (len(least) - 1) + [True]
+    assert (shortfall(narrow, classes) is None) == (len(least) == 1)
 
 
 def test_widen_gives_fixed_point_at_least_the_advised_bits():
@@ -107,6 +122,8 @@ def test_widen_floating_point(exponent, mantissa, shift, subnormals, specials, o
         ("fx4.3:stochastic", 1000, "fx6.5:stochastic"),
         ("e2m1:stochastic", 10, "e3m1fin:stochastic"),
         ("e4m3:toward_zero", 1000, "e5m3fn-sat:toward_zero"),
+        ("de4m3", 50257, "de4m3"),
+        ("de2m1", 10, "de2m1"),
         ("mxfp4_e2m1", 1000, "mxfp6_e2m3"),
         ("mxfp8_e4m3", 1000, "mxint8"),
         ("mxfp8_e4m3b16", 100, "mxint8b16"),

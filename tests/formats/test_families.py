@@ -26,6 +26,7 @@ from limprec.formats import (
     NVFP4,
     Affine,
     DynamicFixedPoint,
+    DynamicFloatingPoint,
     FixedPoint,
     FloatingPoint,
     Logarithmic,
@@ -51,6 +52,18 @@ families = st.one_of(
         st.integers(-4, 4),
     ),
     st.builds(NVFP4, st.integers(1, 512), st.integers(-4, 4)),
+    st.builds(
+        DynamicFloatingPoint,
+        st.builds(
+            FloatingPoint,
+            st.integers(2, 8),
+            st.integers(1, 23),
+            st.sampled_from([None, 3, 20]),
+            st.booleans(),
+            st.sampled_from(["ieee", "fn", "fnuz", "finite"]),
+            st.sampled_from([None, "saturate", "ieee"]),
+        ),
+    ),
     st.builds(
         Affine, st.integers(2, 16), st.sampled_from(["integer", "none", "real"]), axes, blocks
     ),

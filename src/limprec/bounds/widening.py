@@ -14,6 +14,7 @@ from ..errors import GuidelineError
 from ..formats import (
     MX_ELEMENTS,
     DynamicFixedPoint,
+    DynamicFloatingPoint,
     FixedPoint,
     FloatingPoint,
     Microscaling,
@@ -37,6 +38,7 @@ def widen(precision: Precision, num_classes: int) -> Precision:
       most 1/16 of the error's power, if it rounds stochastically); its range stays.
     - Floating point gets exponent bits, at the same distance from the default bias, until 1/C
       survives (until its noise is at most 1/16); its mantissa and policies stay.
+    - Dynamic floating point gets exponent bits as if its largest value were 1.
     - MX gets the first elements of no fewer bits that lose at most 1/16 of the error either way,
       which more often means finer ones than larger ones; its blocks stay.
 
@@ -64,6 +66,9 @@ def widen(precision: Precision, num_classes: int) -> Precision:
         if more > 0:
             fmt = replace(fmt, bits=fmt.bits + more, fraction_bits=fmt.fraction_bits + more)
         return replace(precision, format=fmt)
+    if isinstance(fmt, DynamicFloatingPoint):
+        longer = _more_range(fmt.element, lambda f: _reaches(question, _below_one(f), SHARE))
+        return replace(precision, format=DynamicFloatingPoint(longer))
     if isinstance(fmt, FloatingPoint):
         return replace(precision, format=_more_range(fmt, lambda f: _reaches(question, f, SHARE)))
     if isinstance(fmt, Microscaling):
@@ -101,16 +106,21 @@ def shortfall(precision: Precision, num_classes: int) -> str | None:
         if fmt.fraction_bits >= need or not fmt.signed:
             return None
         has, unit, more = fmt.fraction_bits, "fraction bits", ""
-    elif isinstance(fmt, FloatingPoint):
-        if _reaches(question, fmt, Fraction(1)):
+    elif isinstance(fmt, FloatingPoint | DynamicFloatingPoint):
+        scaled = isinstance(fmt, DynamicFloatingPoint)
+        own = fmt.element if isinstance(fmt, DynamicFloatingPoint) else fmt
+
+        def enough(f: FloatingPoint) -> bool:
+            return _reaches(question, _below_one(f) if scaled else f, Fraction(1))
+
+        if enough(own):
             return None
-        wide = _more_range(fmt, lambda f: _reaches(question, f, Fraction(1)))
-        has, need, unit = fmt.exponent_bits, wide.exponent_bits, "exponent bits"
-        more = " or a loss scale"
+        has, need = own.exponent_bits, _more_range(own, enough).exponent_bits
+        unit, more = "exponent bits", "" if scaled else " or a loss scale"
     elif isinstance(fmt, Microscaling):
         group = min(fmt.block, classes)
-        own = next(n for n in ORDER if MX_ELEMENTS[n] == fmt.element)
-        if loss_of(question, own, question.right, group) <= HALF:
+        name = next(n for n in ORDER if MX_ELEMENTS[n] == fmt.element)
+        if loss_of(question, name, question.right, group) <= HALF:
             return None
         name = narrowest(question, question.right, group, HALF)
         return f"{precision} has elements of {fmt.bits} bits, {classes} classes need {name}"
@@ -149,6 +159,12 @@ def _reaches(question: Question, fmt: FloatingPoint, share: Fraction) -> bool:
     noise = question.noise(step)
     enough = noise < question.power if share == 1 else noise <= share * question.power
     return enough and question.unbiased(step, share)
+
+
+def _below_one(fmt: FloatingPoint) -> FloatingPoint:
+    """Return the float under the scale that an error of 1, the largest there is, asks for."""
+    scaled = DynamicFloatingPoint(fmt)
+    return scaled.at(scaled.exponent(1.0))
 
 
 def _more_range(fmt: FloatingPoint, enough: Callable[[FloatingPoint], bool]) -> FloatingPoint:

@@ -126,6 +126,7 @@ def kind(fmt: Format) -> str:
         "FloatingPoint": "floating point",
         "FixedPoint": "fixed point",
         "DynamicFixedPoint": "dynamic fixed point",
+        "DynamicFloatingPoint": "dynamic floating point",
         "Microscaling": "MX blocks",
         "NVFP4": "NVFP4 blocks",
         "Affine": "affine integers",

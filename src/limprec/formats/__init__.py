@@ -2,6 +2,7 @@
 
 from .affine import Affine
 from .base import Format, ScalarFormat
+from .dynamic import DynamicFloatingPoint
 from .fixed import DynamicFixedPoint, FixedPoint
 from .floating import NAMED_FLOATS, FloatingPoint
 from .groups import ScaledFormat
@@ -21,6 +22,7 @@ __all__ = [
     "NVFP4",
     "Affine",
     "DynamicFixedPoint",
+    "DynamicFloatingPoint",
     "FixedPoint",
     "FloatingPoint",
     "Format",

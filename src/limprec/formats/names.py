@@ -9,6 +9,7 @@ from functools import lru_cache
 from ..errors import FormatError
 from .affine import Affine, ZeroPoint
 from .base import Format
+from .dynamic import DynamicFloatingPoint
 from .fixed import DynamicFixedPoint, FixedPoint
 from .floating import NAMED_FLOATS, FloatingPoint, Specials
 from .groups import GROUP_PATTERN
@@ -43,6 +44,7 @@ GRAMMAR = {
     " c0 a scale per index of axis 0 (channel), b32 one per block of 32 (b32a0 along axis 0)",
     "eXmY": "floating point; bN sets the bias; fn, fnuz, fin, p3109, ieee the specials;"
     " -nosub drops subnormals; -sat or -ovf sets the overflow",
+    "deXmY": "dynamic floating point: any float, one power-of-two scale per tensor (de4m3, dfp16)",
     "binaryKpP": "floating point of IEEE P3109, K bits, precision P (binary8p3)",
     "mx..., nvfp4": "blocks under one scale: " + ", ".join(MX_ELEMENTS) + ", nvfp4;"
     " b16 sets the block, a0 the axis",
@@ -83,6 +85,8 @@ def _parse(name: str) -> Format:
             policy = "saturate" if overflow[2] == "sat" else "ieee"
             fields = {f: getattr(base, f) for f in base.__dataclass_fields__}
             return FloatingPoint(**{**fields, "overflow": policy})
+        if isinstance(base, DynamicFloatingPoint):
+            return DynamicFloatingPoint(_parse(text[1:]))  # type: ignore[arg-type]  # a float again
     if (found := _parse_plain(text)) is not None:
         return found
     raise _unknown(text)
@@ -121,6 +125,8 @@ def _parse_float(text: str) -> Format | None:
     if binary := _BINARY.fullmatch(text):
         bits, precision = int(binary[1]), int(binary[2])
         return FloatingPoint(bits - precision, precision - 1, specials="p3109")
+    if text.startswith("d") and isinstance(element := _parse_float(text[1:]), FloatingPoint):
+        return DynamicFloatingPoint(element)
     if match := _FLOAT.fullmatch(text):
         known = NAMED_FLOATS.get(f"e{int(match[1])}m{int(match[2])}")
         specials = _TAGS[match[4]] if match[4] else known.specials if known else "ieee"
@@ -205,6 +211,7 @@ NAMED_FORMATS: dict[str, Format] = {
             *("e3m4", "e4m3ieee", "e4m3fnuz", "e5m2fnuz", "e4m3b11fnuz", "e8m0"),
             *(f"binary8p{p}" for p in range(1, 8)),
             *MX_ELEMENTS,
+            *("de4m3", "de5m2"),
             *("nvfp4", "int8", "int8s", "int8m", "int4", "posit8", "posit16", "log8.3"),
         )
     },

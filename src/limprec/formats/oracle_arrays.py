@@ -12,6 +12,7 @@ from itertools import product
 from ..errors import FormatError
 from .affine import Affine
 from .base import Format
+from .dynamic import DynamicFloatingPoint
 from .fixed import DynamicFixedPoint, FixedPoint
 from .groups import ScaledFormat
 from .microscaling import NVFP4, Microscaling
@@ -52,6 +53,10 @@ def round_array_exact(
             top = max(map(abs, xs))
             pairs = zip(xs, ws, strict=True)
             ys = [round_exact(x, fmt, rounding, random=w, amax=top) for x, w in pairs]
+        elif isinstance(fmt, DynamicFloatingPoint):
+            element = fmt.at(_largest_exponent(max(map(abs, xs)), fmt))
+            pairs = zip(xs, ws, strict=True)
+            ys = [round_exact(x, element, rounding, random=w) for x, w in pairs]
         elif isinstance(fmt, Microscaling):
             ys = _microscaling(xs, fmt, rounding, ws)
         elif isinstance(fmt, NVFP4):
@@ -63,6 +68,18 @@ def round_array_exact(
         for i, y in zip(group, ys, strict=True):
             result[i] = y
     return result
+
+
+def _largest_exponent(top: float, fmt: DynamicFloatingPoint) -> int:
+    """Return the largest k with top * 2^k <= max, found by trying."""
+    k, most = 0, Fraction(fmt.element.max)
+    if not top:
+        return k
+    while Fraction(top) * Fraction(2) ** k > most:
+        k -= 1
+    while Fraction(top) * Fraction(2) ** (k + 1) <= most:
+        k += 1
+    return k
 
 
 def _groups(shape: tuple[int, ...], fmt: ScaledFormat) -> list[list[int]]:

@@ -13,6 +13,7 @@ from ..formats import (
     NVFP4,
     Affine,
     DynamicFixedPoint,
+    DynamicFloatingPoint,
     Format,
     Microscaling,
     Precision,
@@ -43,7 +44,8 @@ class Packed:
             encoding of ml_dtypes.
         shape: the shape of the tensor.
         dtype: the dtype that it had, and gets back.
-        scales: one entry a group. Dynamic fixed point: exponents of the LSB, int16. MX: e8m0 codes,
+        scales: one entry a group. Dynamic fixed point: exponents of the LSB, int16; dynamic
+            floating point: of the scale. MX: e8m0 codes,
             uint8. NVFP4: e4m3 codes, uint8, and the tensor's scale, float32. Affine: scales,
             float32, and zero points, int32 (``real``: float32 minima). Otherwise empty.
     """
@@ -182,7 +184,7 @@ def _overlaps(bits: int) -> list[tuple[int, int, int]]:
 
 
 def _store_scales(scales: tuple[Tensor, ...], fmt: ScaledFormat) -> tuple[Tensor, ...]:
-    if isinstance(fmt, DynamicFixedPoint):
+    if isinstance(fmt, DynamicFixedPoint | DynamicFloatingPoint):
         return (scales[0].to(torch.int16),)
     if isinstance(fmt, Microscaling):
         return ((scales[0] + 127).to(torch.uint8),)
@@ -194,7 +196,7 @@ def _store_scales(scales: tuple[Tensor, ...], fmt: ScaledFormat) -> tuple[Tensor
 
 
 def _load_scales(scales: tuple[Tensor, ...], fmt: ScaledFormat) -> tuple[Tensor, ...]:
-    if isinstance(fmt, DynamicFixedPoint):
+    if isinstance(fmt, DynamicFixedPoint | DynamicFloatingPoint):
         return (scales[0].to(torch.int64),)
     if isinstance(fmt, Microscaling):
         return (scales[0].to(torch.int64) - 127,)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
 from functools import lru_cache
 
 import torch
 
 from ..errors import FormatError, KernelError
-from ..formats import FloatingPoint, Format, ScalarFormat, parse_format
+from ..formats import DynamicFloatingPoint, FloatingPoint, Format, ScalarFormat, parse_format
 
 STORAGE_FORMATS: dict[torch.dtype, FloatingPoint] = {
     dtype: fmt
@@ -86,6 +87,8 @@ def check_holds(fmt: Format, dtype: torch.dtype, operation: str) -> None:
             problem = f"{fmt} reaches {max(fmt.max, -fmt.min):.4g}, {short} only {carrier.max:.4g}"
         elif fmt.smallest < carrier.smallest:
             problem = f"{fmt} starts at {fmt.smallest:.4g}, {short} at {carrier.smallest:.4g}"
+    elif isinstance(fmt, DynamicFloatingPoint) and operator.gt(*_exponents(fmt, carrier)):
+        problem = f"{fmt} spans more than {short}, whatever its scale"
     if problem:
         wider = [
             str(d).removeprefix("torch.")
@@ -94,6 +97,17 @@ def check_holds(fmt: Format, dtype: torch.dtype, operation: str) -> None:
         ]
         remedy = f"use a {wider[0]} carrier" if wider else "choose a narrower format"
         raise FormatError(operation, problem, remedy)
+
+
+def exponents_within(fmt: DynamicFloatingPoint, dtype: torch.dtype) -> tuple[int, int]:
+    """Return the least and the largest k for which a dtype has every value of ``fmt.at(k)``."""
+    return _exponents(fmt, STORAGE_FORMATS[dtype])
+
+
+@lru_cache(maxsize=1024)
+def _exponents(fmt: DynamicFloatingPoint, carrier: FloatingPoint) -> tuple[int, int]:
+    least = -DynamicFloatingPoint(carrier).exponent(fmt.element.max)
+    return least, math.frexp(fmt.element.smallest)[1] - math.frexp(carrier.smallest)[1]
 
 
 def is_identity(fmt: Format, dtype: torch.dtype) -> bool:
@@ -116,6 +130,9 @@ def holds(fmt: Format, carrier: FloatingPoint) -> bool:
     """Whether a carrier has every finite value of ``fmt``, but for the range of shared scales."""
     if fmt.significant_bits > carrier.significant_bits:
         return False
+    if isinstance(fmt, DynamicFloatingPoint):
+        least, most = _exponents(fmt, carrier)
+        return least <= most
     if not isinstance(fmt, ScalarFormat):
         return True
     reach = max(fmt.max, -fmt.min)

@@ -8,8 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..formats import Affine, Precision, ScaledFormat
-from . import native, reference, triton
+from ..formats import Affine, DynamicFloatingPoint, Precision, ScaledFormat
+from . import dynamic, native, reference, triton
 from .carrier import is_identity
 from .random import Key
 
@@ -57,6 +57,8 @@ def launch(
             return launch(x, precision, spec, key, out, backend)
     if spec is not None and backend is Backend.AUTO and x.is_cpu and native.missing() is None:
         return native.launch(x, spec, precision, key, out)
+    if isinstance(precision.format, DynamicFloatingPoint) and backend is not Backend.REFERENCE:
+        return _round_scaled(x, precision, dynamic.largest(x), key, out, backend)
     if is_identity(precision.format, x.dtype):
         return x.clone() if out is None else out if out is x else out.copy_(x)
     if backend is Backend.AUTO and native.can_round(x, precision):
@@ -80,6 +82,21 @@ def native_spec(precision: Precision, dtype: torch.dtype) -> int | None:
     return native.pack(precision) if fits else None
 
 
+def _round_scaled(
+    x: Tensor,
+    precision: Precision,
+    amax: float,
+    key: Key | None,
+    out: Tensor | None,
+    backend: Backend,
+) -> Tensor:
+    """Round to dynamic floating point: to a scalar float, once the scale is known."""
+    scalar = dynamic.under(precision, amax, x.dtype)
+    if scalar is None:
+        return torch.empty_like(x).fill_(torch.nan) if out is None else out.fill_(torch.nan)
+    return launch(x, scalar, native_spec(scalar, x.dtype), key, out, backend)
+
+
 def _round_within(
     x: Tensor,
     precision: Precision,
@@ -91,6 +108,8 @@ def _round_within(
     """Round with scales that follow ``amax``; where each group has its own, in the reference."""
     one = backend in (Backend.AUTO, Backend.NATIVE) and getattr(amax, "ndim", 0) == 0
     fmt, bits = precision.format, precision.random_bits
+    if one and isinstance(fmt, DynamicFloatingPoint) and not (value := float(amax)) < 0:
+        return _round_scaled(x, precision, value, key, out, backend)
     follows = isinstance(fmt, ScaledFormat) and not (isinstance(fmt, Affine) and fmt.zero != "none")
     if one and follows and native.can_round(x, precision) and not (value := float(amax)) < 0:
         return native.round_within(x, precision, key, value, out=out)

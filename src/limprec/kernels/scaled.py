@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,12 +13,14 @@ from ..formats import (
     NVFP4,
     Affine,
     DynamicFixedPoint,
+    DynamicFloatingPoint,
     FixedPoint,
     Microscaling,
     Rounding,
     ScaledFormat,
 )
 from . import groups
+from .carrier import exponents_within
 from .elements import in_steps, power_of_two, round_elements, round_to_integers, scale
 
 MX_NAN = 128
@@ -30,8 +33,9 @@ class Parts(NamedTuple):
     elements: Tensor
     """Values of the format's ``element``, in the shape of the tensor; NaN where it has no scale."""
     scales: tuple[Tensor, ...]
-    """One entry a group (see ``groups``). Dynamic fixed point: exponent of the LSB. MX: exponent of
-    the scale. NVFP4: block scales and the tensor's. Affine: scale and zero point (``real``: lo)."""
+    """One entry a group (see ``groups``). Dynamic fixed point: exponent of the LSB. MX and dynamic
+    floating point: exponent of the scale. NVFP4: block scales and the tensor's. Affine: scale and
+    zero point (``real``: lo)."""
 
 
 def split(
@@ -49,8 +53,9 @@ def split(
         rounding: how elements are rounded; scales follow their own rule.
         words: random words in the shape of ``x``, for ``stochastic``.
         amax: sets the scale instead of the largest magnitude of each group (of the tensor for
-            NVFP4): one number, or one a group. What lies beyond saturates, infinities too; only
-            the NaN of an element stays (under NVFP4 it takes its block).
+            NVFP4): one number, or one a group. What lies beyond saturates, infinities too (under
+            dynamic floating point as its element says); only the NaN of an element stays (under
+            NVFP4 it takes its block).
 
     Raises:
         KernelError: if the tensor lacks the format's axis, ``amax`` has another shape, or the
@@ -58,6 +63,8 @@ def split(
     """
     if isinstance(fmt, DynamicFixedPoint):
         return _dynamic(x.to(torch.float64), fmt, rounding, words, amax)
+    if isinstance(fmt, DynamicFloatingPoint):
+        return _floating(x, fmt, rounding, words, amax)
     if isinstance(fmt, Microscaling):
         return _microscaling(x.to(torch.float64), fmt, rounding, words, amax)
     if isinstance(fmt, NVFP4):
@@ -70,7 +77,7 @@ def split(
 def join(parts: Parts, fmt: ScaledFormat) -> Tensor:
     """Return the values of elements and scales, in float64."""
     elements, shape = parts.elements, parts.elements.shape
-    if isinstance(fmt, DynamicFixedPoint | Microscaling):
+    if isinstance(fmt, DynamicFixedPoint | DynamicFloatingPoint | Microscaling):
         exponent = groups.spread(parts.scales[0], shape, fmt)
         y = scale(elements.to(torch.float64), exponent)
         return torch.where(exponent == MX_NAN, torch.nan, y) if fmt.has_nan else y
@@ -122,6 +129,29 @@ def _dynamic(
     )
     codes = codes.clamp(-limit, limit) + 0.0
     return Parts(_where_scaled(codes, top, fmt), (step,))
+
+
+def _floating(
+    x: Tensor,
+    fmt: DynamicFloatingPoint,
+    rounding: Rounding,
+    words: Tensor | None,
+    amax: Tensor | float | None,
+) -> Parts:
+    top = _amax(x.to(torch.float64), fmt, amax)
+    exponent = -dynamic_exponent(top, fmt, x.dtype)
+    relative = in_steps(x.to(torch.float64), exponent)
+    elements = round_elements(relative, fmt.element, rounding, words)
+    return Parts(_where_scaled(elements, top, fmt), (exponent,))
+
+
+def dynamic_exponent(top: Tensor, fmt: DynamicFloatingPoint, dtype: torch.dtype) -> Tensor:
+    """Return k of dynamic floating point for float64 magnitudes, in a carrier."""
+    fraction, exponent = torch.frexp(top)
+    most, up = math.frexp(fmt.element.max)
+    k = up - exponent.to(torch.int64) - (fraction > most).to(torch.int64)
+    k = torch.where((top > 0) & top.isfinite(), k, 0)
+    return k.clamp(*exponents_within(fmt, dtype))
 
 
 def _microscaling(

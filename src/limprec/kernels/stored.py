@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..formats import (
     DynamicFixedPoint,
+    DynamicFloatingPoint,
     FixedPoint,
     FloatingPoint,
     Format,
@@ -30,6 +31,7 @@ from .dispatch import Backend, round_to
 from .elements import scale as times_power_of_two
 from .native import stored
 from .random import Key
+from .scaled import dynamic_exponent
 
 _FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16)
 _INTEGERS = (torch.int8, torch.uint8, torch.int16)
@@ -71,10 +73,11 @@ def storable(fmt: Format) -> torch.dtype | None:
 
     Fixed point and dynamic fixed point (a scale per tensor, channel or block): int8 up to 8 bits
     (uint8 for 8 bits unsigned), int16 up to 16. Floating point: the first of float8_e4m3fn,
-    float8_e5m2, bfloat16 and float16 that has every value. Microscaling: what its element takes.
+    float8_e5m2, bfloat16 and float16 that has every value. Microscaling and dynamic floating point:
+    what the element takes.
     Affine integers and NVFP4, whose scales are no powers of two, and formats by table: none.
     """
-    if isinstance(fmt, DynamicFixedPoint | Microscaling):
+    if isinstance(fmt, DynamicFixedPoint | DynamicFloatingPoint | Microscaling):
         return storable(fmt.element)
     if isinstance(fmt, FixedPoint):
         for dtype in _INTEGERS:
@@ -136,7 +139,7 @@ def widen(codes: Codes, *, backend: Backend = Backend.AUTO) -> Tensor:
     words, factor, fmt, dtype = codes
     if not codes.narrow:
         return words
-    own = backend is Backend.AUTO
+    own = backend is Backend.AUTO and not isinstance(fmt, DynamicFloatingPoint)
     if own and stored.can_widen(words, factor, dtype):
         return stored.widen(words, factor, dtype)
     if isinstance(fmt, FloatingPoint):
@@ -204,8 +207,10 @@ def _exponents(y: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
     if isinstance(fmt, FixedPoint):
         whole = torch.ones((), dtype=torch.bool, device=y.device)
         return whole.to(torch.int64) * -fmt.fraction_bits, whole
-    assert isinstance(fmt, DynamicFixedPoint | Microscaling)
+    assert isinstance(fmt, DynamicFixedPoint | DynamicFloatingPoint | Microscaling)
     top = groups.amax(y, fmt).to(torch.float64)
+    if isinstance(fmt, DynamicFloatingPoint):
+        return -dynamic_exponent(top, fmt, y.dtype), top.isfinite()
     exponent = torch.frexp(top).exponent.to(torch.int64)
     if isinstance(fmt, DynamicFixedPoint):
         exponent = torch.where(top > 0, exponent - fmt.bits + 1, 0)

@@ -276,8 +276,13 @@ class Plan:
         if roles.get("error") == AUTO:
             base = self.default.get("error", FP32)
             assert isinstance(base, Precision)
-            roles["error"] = widen(base, self.num_classes or outputs)
-        return LayerPlan(name, kind.name, **{r: p for r, p in roles.items() if r in kind.roles})  # type: ignore[arg-type]
+            roles["error"] = widen(self.scaling.of(base), self.num_classes or outputs)
+        own = {
+            role: self.scaling.of(p) if isinstance(p, Precision) else p
+            for role, p in roles.items()
+            if role in kind.roles
+        }
+        return LayerPlan(name, kind.name, **own)  # type: ignore[arg-type]  # precisions by role
 
     def table(self, model: nn.Module, calls: Sequence[Call] = (), last: str | None = None) -> str:
         """Return, as text, layer by layer what runs in what; arguments as for ``resolve``.
