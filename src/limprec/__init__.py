@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         NVFP4,
         Affine,
         DynamicFixedPoint,
+        DynamicFloatingPoint,
         FixedPoint,
         FloatingPoint,
         Format,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .io import Packed, pack, unpack
     from .kernels import Backend, DelayedScale, matmul, quantize, quantize_
     from .nn import ConversionReport, conversion_report, convert, restore
+    from .optim import loss_scaler
     from .plan import Plan
 
 __version__ = version("limprec")
@@ -43,7 +45,7 @@ _HOME = {
     "Guideline": "bounds",
     "guideline": "bounds",
     "LimprecError": "errors",
-    "DynamicFixedPoint": "formats",
+    **dict.fromkeys(("DynamicFixedPoint", "DynamicFloatingPoint"), "formats"),
     "FixedPoint": "formats",
     "FloatingPoint": "formats",
     "Format": "formats",
@@ -64,6 +66,7 @@ _HOME = {
     "quantize": "kernels",
     "quantize_": "kernels",
     **dict.fromkeys(("ConversionReport", "conversion_report", "convert", "restore"), "nn"),
+    "loss_scaler": "optim",
     "Plan": "plan",
 }
 _ROOMS = ("costs", "diagnosis", "optim", "schedule")
@@ -78,6 +81,7 @@ __all__ = [
     "DelayedScale",
     "Diagnosis",
     "DynamicFixedPoint",
+    "DynamicFloatingPoint",
     "FixedPoint",
     "FloatingPoint",
     "Format",
@@ -99,6 +103,7 @@ __all__ = [
     "diagnose",
     "diagnosis",
     "guideline",
+    "loss_scaler",
     "matmul",
     "optim",
     "pack",

@@ -86,14 +86,15 @@ def test_what_has_no_scale() -> None:
 
 
 @pytest.mark.parametrize("backend", [Backend.AUTO, Backend.REFERENCE])
-def test_beyond_a_given_scale_the_element_decides(backend: Backend) -> None:
+def test_what_lies_beyond_a_given_scale_saturates(backend: Backend) -> None:
     x = torch.tensor([1.0, -3.0, 9e6, math.inf, math.nan])
     saturated = lp.quantize(x, "de4m3", amax=400.0, backend=backend)
     assert saturated[:4].tolist() == [1.0, -3.0, 448.0, 448.0]
-    overflown = lp.quantize(x, "dfp16", amax=400.0, backend=backend)
-    assert overflown[:4].tolist() == [1.0, -3.0, math.inf, math.inf]
     assert saturated[4].isnan()
-    assert overflown[4].isnan()
+    wide = lp.quantize(x, "dfp16", amax=400.0, backend=backend)
+    assert wide[:4].tolist() == [1.0, -3.0, 65504 / 2**7, 65504 / 2**7]
+    top = torch.tensor([torch.finfo(torch.float32).max, -1.0])
+    assert lp.quantize(top, "dfp16", backend=backend).tolist() == [65504 * 2.0**112, 0.0]
     assert lp.quantize(x, "dfp16", amax=torch.tensor(2.0**23), backend=backend)[2] == 9003008
 
 

@@ -19,12 +19,13 @@ class DynamicFloatingPoint(ScaledFormat):
     so that the largest magnitude lies in the top binade, or just under it where it would exceed
     ``max`` there, and nothing overflows. The same as the element with its bias raised by k
     (``at``), which is how it is computed. k is held so that every value stays one of the carrier's:
-    in float32, e4m3 takes its k from -119 to 140. (Magnitudes in the carrier's last binade may thus
-    lie beyond ``max``; the element's overflow policy decides.) Rounding is idempotent.
+    in float32, e4m3 takes its k from -119 to 140 (in the carrier's last binade ``max`` saturates).
+    Rounding is idempotent.
 
     An all-zero (or empty) tensor has k = 0. A tensor that holds a NaN or an infinity becomes NaN
     throughout: it has no scale. Where the scale is given (a delayed one), what lies beyond it
-    follows the element's overflow policy, infinities too, and only the NaN of an element stays.
+    saturates, infinities too, and only the NaN of an element stays; the element's own overflow
+    policy has no say.
 
     Source: P. Micikevicius et al., "FP8 Formats for Deep Learning", 2022, leaves such scales to
     software; that they are powers of two, and this rule for k, is ours.
@@ -76,12 +77,12 @@ class DynamicFloatingPoint(ScaledFormat):
         return top - exponent - (fraction > top_fraction)
 
     def at(self, k: int) -> FloatingPoint:
-        """Return the scalar float that this is under the scale 2^k.
+        """Return the scalar float, saturating, that this is under the scale 2^k.
 
         Raises:
             FormatError: if its exponents leave float64's range.
         """
         assert self.element.bias is not None
-        return replace(self.element, bias=self.element.bias + k)
+        return replace(self.element, bias=self.element.bias + k, overflow="saturate")
 
     __str__ = Format.__str__

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..formats import Affine, DynamicFloatingPoint, Precision, ScaledFormat
 from . import dynamic, native, reference, triton
 from .carrier import is_identity
+from .following import Following
 from .random import Key
 
 
@@ -37,6 +38,8 @@ def round_to(
     backend: Backend = Backend.AUTO,
 ) -> Tensor:
     """``quantize`` for callers that have already checked: the layers and the optimizers."""
+    if isinstance(precision, Following) and precision.amax is not None:
+        amax, precision = precision.amax(x), precision.plain
     if amax is None:
         return launch(x, precision, native_spec(precision, x.dtype), key, out, backend)
     with torch.no_grad():

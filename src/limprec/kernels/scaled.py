@@ -53,9 +53,8 @@ def split(
         rounding: how elements are rounded; scales follow their own rule.
         words: random words in the shape of ``x``, for ``stochastic``.
         amax: sets the scale instead of the largest magnitude of each group (of the tensor for
-            NVFP4): one number, or one a group. What lies beyond saturates, infinities too (under
-            dynamic floating point as its element says); only the NaN of an element stays (under
-            NVFP4 it takes its block).
+            NVFP4): one number, or one a group. What lies beyond saturates, infinities too; only
+            the NaN of an element stays (under NVFP4 it takes its block).
 
     Raises:
         KernelError: if the tensor lacks the format's axis, ``amax`` has another shape, or the
@@ -141,7 +140,7 @@ def _floating(
     top = _amax(x.to(torch.float64), fmt, amax)
     exponent = -dynamic_exponent(top, fmt, x.dtype)
     relative = in_steps(x.to(torch.float64), exponent)
-    elements = round_elements(relative, fmt.element, rounding, words)
+    elements = round_elements(relative, fmt.at(0), rounding, words)
     return Parts(_where_scaled(elements, top, fmt), (exponent,))
 
 

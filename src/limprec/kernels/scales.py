@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import KernelError
 from ..formats import Affine, Format, Precision, ScaledFormat, parse_precision
-from . import groups
+from . import dynamic, groups
 from .dispatch import round_to
 from .random import Key
 
@@ -45,9 +45,9 @@ class DelayedScale:
             raise KernelError(
                 "DelayedScale",
                 f"{scaled} has no scale that follows amax",
-                "use e.g. dfx8, dfx8c0, int8s or nvfp4",
+                "use e.g. dfx8, dfx8c0, de4m3, int8s or nvfp4",
             )
-        self._whole = scaled.name.startswith("nvfp4")
+        self._whole = scaled.per_tensor or scaled.name.startswith("nvfp4")
         if scaled.block is not None and not self._whole:
             raise KernelError(
                 "DelayedScale", f"{scaled} scales blocks", "use a scale per tensor or channel"
@@ -73,9 +73,9 @@ class DelayedScale:
             KernelError: for another number of channels.
         """
         x = x.detach()
-        now = self._magnitudes(x)
+        now = self.magnitudes(x)
         amax = self.amax(now)
-        self._remember(now)
+        self.remember(now)
         return round_to(x, self.precision, key, amax=amax)
 
     def amax(self, now: Tensor) -> Tensor:
@@ -90,13 +90,14 @@ class DelayedScale:
         past = self.history.to(now.device).amax(dim=0) * self.margin
         return torch.where(past > 0, past, now)
 
-    def _magnitudes(self, x: Tensor) -> Tensor:
-        wide = x.to(torch.float64)
+    def magnitudes(self, x: Tensor) -> Tensor:
+        """Return the largest magnitudes of a tensor, one a group, float64; NaN where one is."""
         if self._whole:
-            return wide.abs().amax() if x.numel() else wide.new_zeros(())
-        return groups.amax(wide, self.format)
+            return torch.tensor(dynamic.largest(x), dtype=torch.float64, device=x.device)
+        return groups.amax(x.to(torch.float64), self.format)
 
-    def _remember(self, now: Tensor) -> None:
+    def remember(self, now: Tensor) -> None:
+        """Enter magnitudes into the history."""
         entry = torch.where(now.isfinite(), now, 0.0).unsqueeze(0)
         if self.history is None:
             self.history = entry.new_zeros((self.length, *now.shape))

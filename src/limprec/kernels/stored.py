@@ -29,6 +29,7 @@ from . import groups
 from .carrier import dtype_format, holds
 from .dispatch import Backend, round_to
 from .elements import scale as times_power_of_two
+from .following import Following
 from .native import stored
 from .random import Key
 from .scaled import dynamic_exponent
@@ -109,7 +110,8 @@ def round_to_codes(
         ``torch.compile`` traces all those of fixed point.
     """
     x = x.detach()
-    codes = _straight(x, precision, key, backend)
+    late = isinstance(precision, Following)  # its scale is no fact of the tensor
+    codes = None if late else _straight(x, precision, key, backend)
     if codes is None:
         y = round_to(x, precision, key, backend=backend)
         codes = _reference(y, precision.format)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ..costs import step_energy, training_state_bits
 from ..errors import LabError
-from ..integrations.lightning import LostUpdates, pl
+from ..integrations.lightning import LossScale, LostUpdates, pl
 from ..nn import convert
+from ..optim import loss_scaler
 from ..optim.base import WriteBackOptimizer
 from ..plan import Plan
 from .data import DataSet
@@ -186,6 +187,7 @@ def train(
                 ),
                 *callbacks,
             ],
+            plugins=_loss_scale(config.plan),
             reload_dataloaders_every_n_epochs=1,
             num_sanity_val_steps=0,
             enable_progress_bar=False,
@@ -218,6 +220,13 @@ def train(
     )
     result.save(out / "result.json")
     return result
+
+
+def _loss_scale(plan: Plan | None) -> Any:
+    """Return what scales the loss, nothing where the plan does not ask for it."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    scaler = loss_scaler(plan, device)
+    return [LossScale(scaler)] if scaler.is_enabled() else []
 
 
 @contextmanager

@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 from ..errors import ConversionError
 from ..kernels.carrier import check_carrier, is_identity
-from ..plan import TENSOR_ROLES, LayerPlan, Plan, classifier_of, find_kinds
+from ..plan import DELAYED, TENSOR_ROLES, LayerPlan, Plan, classifier_of, find_kinds
 from .discover import Trace, discover
 from .fitting import check_way
 from .intercept import place, unplace
 from .place import PLACE, Place
 from .report import warn_left
+from .scales import PREFIX
 from .state import Compute, ModelState, RandomState, Saved
 
 Model = TypeVar("Model", bound=nn.Module)
 Choice = TypeVar("Choice", Compute, Saved)
 STATE_KEY = "_limprec.random"
-"""The one key that a converted model adds to its ``state_dict``: int64 (seed, step)."""
+"""The key that a converted model adds to its ``state_dict``: int64 (seed, step)."""
 
 
 def convert(
@@ -37,7 +38,8 @@ def convert(
     layers, attention, matrix products, and normalisations, softmax, cross entropy and sums where
     the plan speaks of them. The model keeps its source, its classes, its parameters (the very same
     tensors, so an optimizer that was made before still holds) and the keys of its ``state_dict``;
-    one key, ``_limprec.random``, is added for the random state, and a checkpoint without it loads.
+    one key, ``_limprec.random``, is added for the random state (and one ``_limprec.scales.*`` for
+    the history of each delayed scale), and a checkpoint without them loads.
     No parameter is rounded: the optimizer does that, and keeps what the rounding took.
 
     Where a layer rounds: y = op(Qa(x), Qw(w)) + Qb(b); going back, e = Qe(dL/dy) feeds
@@ -70,6 +72,12 @@ def convert(
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConversionError("convert", f"seed is {seed!r}", "give an integer from 0 to 2^63 - 1")
     way, saving = _choice("compute", Compute, compute), _choice("saved", Saved, saved)
+    if way is Compute.REAL and plan.scaling.tensors == DELAYED:
+        raise ConversionError(
+            "convert",
+            "delayed scales with compute='real'",
+            "use tensors = 'current' in [scaling], or compute='exact'",
+        )
     for name, module in model.named_modules():
         if hasattr(module, PLACE):
             raise ConversionError(
@@ -145,6 +153,8 @@ def _save_random(
 ) -> None:
     place: Place = getattr(module, PLACE)
     state[prefix + STATE_KEY] = place.model.random.tensor.clone()
+    if (scales := place.model.scales) is not None:
+        state.update({prefix + key: history for key, history in scales.state_dict().items()})
 
 
 def _load_random(
@@ -157,8 +167,12 @@ def _load_random(
     unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Take our key where there is one, out of sight of the strict check."""
+    """Take our keys where there are any, out of sight of the strict check."""
+    place: Place = getattr(module, PLACE)
     saved: Tensor | None = state.pop(prefix + STATE_KEY, None)
+    mine = [key for key in state if key.startswith(prefix + PREFIX)]
+    histories = {key.removeprefix(prefix): state.pop(key) for key in mine}
+    if (scales := place.model.scales) is not None:
+        scales.load_state_dict(histories)
     if saved is not None:
-        place: Place = getattr(module, PLACE)
         place.model.random.set(*(int(v) for v in saved.tolist()))

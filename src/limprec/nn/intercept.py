@@ -155,6 +155,8 @@ def _begin(model: ModelState, is_root: bool, is_training: bool) -> None:
         model.random.advance()
     if not torch.compiler.is_compiling() and not is_root and _in_backward():
         _check_recomputed(model)
+    if model.scales is not None:
+        model.scales.learns = is_training and model.rounds and (is_root or _in_backward())
     model.calls.clear()
     model.repeated.clear()
 
@@ -165,12 +167,16 @@ def _in_backward() -> bool:
 
 def _check_recomputed(model: ModelState) -> None:
     """Refuse to recompute what would round otherwise than before."""
-    again = [name for name in sorted(model.repeated) if model.layers[name].is_random_forward]
+    again = [
+        name
+        for name in sorted(model.repeated)
+        if model.scales is not None or model.layers[name].is_random_forward
+    ]
     if again:
         names = ", ".join(repr(name) for name in again)
         raise ConversionError(
             "convert",
             f"a recomputed forward cannot tell which call of {names} it repeats",
             "checkpoint a part that calls its layers once, or round weights and activations to"
-            " nearest",
+            " nearest, without delayed scales",
         )

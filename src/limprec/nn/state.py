@@ -16,8 +16,9 @@ from ..formats import Precision, Rounding
 from ..kernels import Key, TracedKey, round_through
 from ..kernels.carrier import is_identity
 from ..kernels.stored import round_to_codes
-from ..plan import BESIDE_ROLES, TENSOR_ROLES, Call, Group, LayerPlan, Plan
+from ..plan import BESIDE_ROLES, DELAYED, TENSOR_ROLES, Call, Group, LayerPlan, Plan
 from .saving import Kept
+from .scales import Scales
 from .tags import ParameterPlan, Tags, plan_of
 
 Teller = Callable[[str, Tensor, Tensor, Precision], None]
@@ -185,8 +186,8 @@ class LayerState:
             back_stream: likewise going back.
             kept: notes the codes of the result, for autograd to save.
         """
-        ahead = self.precision(forward, x.dtype) if forward else None
-        back = self.precision(backward, x.dtype) if backward else None
+        ahead = self._followed(forward, x.dtype, stream or forward, call)
+        back = self._followed(backward, x.dtype, back_stream or backward, call)
         if (tell := self.tell) is not None:
             x = self._tell(tell, x, forward, ahead, stream or forward, call)
             if backward is None or not x.requires_grad:
@@ -208,6 +209,21 @@ class LayerState:
         rounded = round_through(x, codes, None, back, back_key)
         kept.add(rounded, codes)
         return rounded
+
+    def _followed(
+        self, role: str | None, dtype: torch.dtype, stream: str | None, call: int
+    ) -> Precision | None:
+        """Return what a role is rounded to, under the scale of its history if scales are late."""
+        precision = self.precision(role, dtype) if role else None
+        scales = self.model.scales
+        if scales is None or precision is None:
+            return precision
+        if torch.compiler.is_compiling():
+            from .uncompiled import refuse_delayed
+
+            refuse_delayed()
+        assert self.model.numbers is not None
+        return scales.follow(f"{self.name}.{stream}.{call}", precision, self.model.numbers[1])
 
     def _tell(
         self,
@@ -268,6 +284,9 @@ class ModelState:
     ) -> None:
         self.plan, self.random, self.compute = plan, random, compute
         self.saves_codes = saved is Saved.NARROW
+        late = plan.scaling.tensors == DELAYED
+        self.scales = Scales(plan.scaling.history) if late else None
+        """Histories of delayed scales, None if scales are those of the tensors at hand."""
         self.layers: dict[str, LayerState] = {}
         self.frames: list[Frame] = []
         self.calls: dict[str, int] = {}

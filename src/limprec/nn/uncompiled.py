@@ -7,11 +7,28 @@ from typing import TypeVar
 
 import torch
 
+from ..errors import ConversionError
+
 T = TypeVar("T")
 _REASON = "limprec: products in an accumulator, or of blocks along their sums, are not compiled"
+_LATE = "limprec: delayed scales are not compiled; use tensors = 'current' in [scaling]"
 
 
 @torch.compiler.disable(reason=_REASON)  # type: ignore[no-untyped-call,untyped-decorator]
 def uncompiled(function: Callable[[], T]) -> T:
     """Run a function as it is; where one whole graph is wanted PyTorch refuses, with the reason."""
     return function()
+
+
+@torch.compiler.disable(reason=_LATE)  # type: ignore[no-untyped-call, untyped-decorator]
+def refuse_delayed() -> None:
+    """Refuse delayed scales; where one whole graph is wanted PyTorch does, with the reason.
+
+    Raises:
+        ConversionError: always.
+    """
+    raise ConversionError(
+        "convert",
+        "delayed scales in a graph that is compiled",
+        "use tensors = 'current' in [scaling], or do not compile",
+    )

@@ -6,6 +6,7 @@ from .adafactor import Adafactor
 from .adam import Adam, AdamW
 from .average import WeightAverage
 from .lion import Lion
+from .loss_scale import loss_scaler
 from .muon import Muon
 from .rmsprop import RMSprop
 from .sgd import SGD
@@ -27,4 +28,5 @@ __all__ = [
     "WeightAverage",
     "WriteBack",
     "WriteBackWrapper",
+    "loss_scaler",
 ]

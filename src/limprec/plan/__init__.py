@@ -18,12 +18,14 @@ from .kinds import (
 from .layer import STORED, Call, LayerPlan, Rule
 from .plan import BESIDE_ROLES, OPTIMIZER_ROLES, Plan, format_table, ready_plans
 from .roles import AUTO, FP32
-from .scaling import Scaling
+from .scaling import DELAYED, DYNAMIC, Scaling
 
 __all__ = [
     "ACCUMULATOR",
     "AUTO",
     "BESIDE_ROLES",
+    "DELAYED",
+    "DYNAMIC",
     "FP32",
     "KINDS",
     "LAYER_ROLES",

@@ -12,7 +12,7 @@ from .roles import FP32
 
 TensorScaling = Literal["none", "current", "delayed"]
 _TENSORS = ("none", "current", "delayed")
-DYNAMIC = "dynamic"
+DYNAMIC, DELAYED = "dynamic", "delayed"
 assert isinstance(FP32.format, FloatingPoint)
 _REACH = 2.0**FP32.format.max_exponent
 """Formats that reach so far need no scale: bf16, tf32, fp32."""
