@@ -222,8 +222,8 @@ class LayerState:
             from .uncompiled import refuse_delayed
 
             refuse_delayed()
-        assert self.model.numbers is not None
-        return scales.follow(f"{self.name}.{stream}.{call}", precision, self.model.numbers[1])
+        step = self.model.random.numbers[1]
+        return scales.follow(f"{self.name}.{stream}.{call}", precision, step)
 
     def _tell(
         self,

@@ -211,10 +211,10 @@ def _compensation(p: Tensor, group: dict[str, Any]) -> Storage:
         rest = _rounded(own.format, rounding or named or Rounding.NEAREST)
         return Storage(rest, ULP_DTYPES[bits], ulp_bits=bits)
     if given is not None and given != PLAN:
-        precision, named = parse_precision(given), _names_rounding(given)
+        precision, is_said = parse_precision(given), _names_rounding(given)
     else:
-        precision, named = planned or Precision(own.format), planned is not None
-    if rounding is None and not named and group["writeback"] == WriteBack.KAHAN:
+        precision, is_said = planned or Precision(own.format), planned is not None
+    if rounding is None and not is_said and group["writeback"] == WriteBack.KAHAN:
         narrow_float = isinstance(precision.format, FloatingPoint)
         narrow_float = narrow_float and precision.format.bits <= NARROW
         rounding = Rounding.STOCHASTIC if narrow_float else None
