@@ -12,7 +12,16 @@ from torch import nn
 import limprec as lp
 from limprec.errors import GuidelineWarning, PlanError
 from limprec.formats import parse_precision
-from limprec.plan import OPTIMIZER_ROLES, TENSOR_ROLES, ready_plans
+from limprec.plan import (
+    KINDS,
+    OPTIMIZER_ROLES,
+    TENSOR_ROLES,
+    Accumulator,
+    LayerPlan,
+    Rule,
+    Scaling,
+    ready_plans,
+)
 
 
 def network(classes: int = 10) -> nn.Module:
@@ -115,39 +124,53 @@ def test_layer_rules_win_over_the_classifier_and_the_default() -> None:
     assert str(layers["0"].activation) == "fp32"
 
 
-precisions = st.sampled_from(["dfx8", "dfx8:stochastic", "e4m3", "bf16", "fx8.4:toward_zero"])
-roles = st.dictionaries(st.sampled_from(TENSOR_ROLES), precisions)
-
-
-@given(
-    default=roles,
-    classifier=roles,
-    layer=roles,
-    optimizer=st.dictionaries(st.sampled_from(OPTIMIZER_ROLES), precisions),
-    classes=st.none() | st.integers(2, 10**6),
-    name=st.text(st.characters(codec="utf-8"), max_size=20),
-    match=st.text(st.sampled_from('abc.*[]?"\\ é'), min_size=1, max_size=8),
+precisions = st.sampled_from(
+    ["dfx8", "dfx8:stochastic16", "e4m3", "de5m2:stochastic", "bf16", "fx8.4:toward_zero", "nvfp4"]
 )
-def test_toml_round_trip(
-    default: dict[str, str],
-    classifier: dict[str, str],
-    layer: dict[str, str],
-    optimizer: dict[str, str],
-    classes: int | None,
-    name: str,
-    match: str,
-) -> None:
-    from limprec.plan import Rule
+accumulators = st.builds(
+    Accumulator,
+    st.builds(parse_precision, precisions),
+    st.none() | st.integers(1, 4096),
+    st.booleans(),
+    st.sampled_from(["sequential", "tree", "aligned:8:3"]),
+    st.none() | st.sampled_from(["fp16", "bf16:toward_zero"]),
+)
+tensors = st.dictionaries(st.sampled_from(TENSOR_ROLES), precisions)
+roles = st.tuples(tensors, st.none() | accumulators).map(
+    lambda pair: {**pair[0], **({} if pair[1] is None else {"accumulator": pair[1]})}
+)
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+plans = st.builds(
+    lp.Plan,
+    default=roles,
+    first=roles,
+    classifier=roles | roles.map(lambda r: {**r, "error": "auto"}),
+    norm=tensors,
+    layers=st.lists(
+        st.builds(
+            Rule,
+            st.text(st.sampled_from('abc.*[]?"\\ é'), min_size=1, max_size=8),
+            st.none() | st.sampled_from(sorted(KINDS)),
+            roles,
+        ),
+        max_size=3,
+    ).map(tuple),
+    optimizer=st.dictionaries(st.sampled_from(OPTIMIZER_ROLES), precisions),
+    scaling=st.builds(
+        Scaling,
+        st.just("dynamic") | st.floats(2.0**-20, 2.0**20) | st.integers(1, 2**20),
+        st.sampled_from(["none", "current", "delayed"]),
+        st.integers(1, 1024),
+    ),
+    hadamard=st.sampled_from([0, 2, 16, 128]),
+    num_classes=st.none() | st.integers(2, 10**6),
+    name=texts,
+    description=texts,
+)
 
-    plan = lp.Plan(
-        default=default,
-        classifier=classifier,
-        layers=(Rule(match, None, layer), Rule("*", "Linear", {})),
-        optimizer=optimizer,  # type: ignore[arg-type]
-        num_classes=classes,
-        name=name,
-        description=name * 2,
-    )
+
+@given(plans)
+def test_toml_round_trip(plan: lp.Plan) -> None:
     assert lp.Plan.from_toml(plan.to_toml()) == plan
     assert hash(lp.Plan.from_toml(plan.to_toml())) == hash(plan)
     assert pickle.loads(pickle.dumps(plan)) == plan
@@ -179,6 +202,57 @@ def test_the_table_shows_every_layer() -> None:
     assert lines[-1] == "optimizer: momentum dfx8:stochastic, compensation dfx8"
 
 
+def test_the_table_shows_sections_sums_and_scales() -> None:
+    plan = lp.Plan(
+        default={"weight": "e4m3", "accumulator": "e6m9 chunk=64 kahan"},
+        first={"weight": "bf16"},
+        norm={"activation": "fp16"},
+        optimizer={"parameter": "fp32", "momentum": "bf16"},  # type: ignore[dict-item]  # read
+        scaling=Scaling("dynamic", "delayed", 8),
+        hadamard=16,
+    )
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    assert plan.table(model).splitlines() == [
+        "layer  type       weight  activation  error  gradient  bias  accumulator",
+        "0      Linear     bf16    fp32        fp32   fp32      fp32  e6m9 chunk=64 kahan",
+        "1      LayerNorm  fp32    dfp16       fp32   fp32      fp32  -",
+        "2      Linear     de4m3   fp32        fp32   fp32      fp32  e6m9 chunk=64 kahan",
+        "optimizer: parameter fp32, momentum bf16, compensation as the parameter",
+        "scaling: loss dynamic, tensors delayed by 8 forwards",
+        "rotations: Hadamard, in blocks of 16",
+    ]
+
+
+def test_how_parameters_are_stored() -> None:
+    plan = lp.Plan.uniform("dfx4", bias="bf16", parameter="fp32", classifier="fp32")
+    first, *_, last = plan.resolve(network()).values()
+    assert str(first.stored("weight", plan.optimizer)) == "fp32"
+    assert str(first.stored("bias", plan.optimizer)) == "bf16"
+    narrow = lp.Plan.uniform("dfx4", parameter="dfx8", classifier="fp32")
+    assert str(last.stored("weight", narrow.optimizer)) == "fp32"  # nothing rounds it
+    assert str(first.stored("weight", lp.Plan.uniform("dfx4").optimizer)) == "dfx4"
+    model = lp.convert(network(), narrow)
+    lp.optim.SGD(model.parameters(), lr=0.1, format="plan")
+    weight = model[3].weight
+    assert weight.equal(lp.quantize(weight, "dfx8"))
+    assert not weight.equal(lp.quantize(weight, "dfx4"))
+
+
+def test_scales_reach_every_float_that_needs_one() -> None:
+    roles = {"weight": "e4m3", "activation": "fp16", "error": "bf16", "bias": "fx8.4"}
+    for word in ("current", "delayed"):
+        plan = lp.Plan(default=roles, scaling=Scaling(tensors=word))  # type: ignore[arg-type]
+        layer = plan.resolve(network())["3"]
+        assert isinstance(layer, LayerPlan)
+        assert [str(layer[r]) for r in roles] == ["de4m3", "dfp16", "bf16", "fx8.4"]
+    auto = lp.Plan(
+        default={"error": "e2m1"}, classifier={"error": "auto"}, scaling=Scaling(tensors="current")
+    )
+    layers = auto.resolve(network(1000))
+    assert str(layers["3"].error) == "de2m1"
+    assert str(layers["4"].error).startswith("de4m1")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -195,6 +269,14 @@ def test_the_table_shows_every_layer() -> None:
         ("version = 2", "version is 2; write version = 1"),
         ("[default]\nweight = 'dfx8'", "version is None"),
         ("version = ", "not TOML"),
+        ("version = 1\n[scaling]\nloss = 0", r"loss = 0; give 'dynamic' or a number over 0"),
+        ("version = 1\n[scaling]\nloss = 'static'", r"loss = 'static'; give 'dynamic'"),
+        ("version = 1\n[scaling]\ntensors = 'late'", r"tensors = 'late'; use one of none, current"),
+        ("version = 1\n[scaling]\nhistory = 0", "history = 0; give 1 step or more"),
+        ("version = 1\n[scaling]\ntensor = 'none'", "unknown key 'tensor'; did you mean 'tensors'"),
+        ("version = 1\nhadamard = 12", "hadamard is 12; give 0 or a power of two from 2 up"),
+        ("version = 1\n[norm]\naccumulator = 'fp32'", "unknown role 'accumulator'"),
+        ("version = 1\n[default]\naccumulator = 'e5m10 lane=2'", "'lane=2' in"),
     ],
 )
 def test_errors_in_a_file_name_it(tmp_path: Path, text: str, message: str) -> None:
@@ -224,6 +306,27 @@ def test_errors_in_a_model() -> None:
         """
     with pytest.raises(PlanError, match="layer '3' gets weight dfx8 from '3' and dfx4 from"):
         lp.Plan.from_toml(contradiction).resolve(network())
+    for match, type_, message in (
+        ("bn", None, r"rule 'bn' matches no layer; 'bn' is of type BatchNorm: add type to the"),
+        ("fc", "Conv2d", "rule 'fc' type Conv2d matches no layer; 'fc' is of type Linear: add"),
+        ("x/*", "Matmul", None),  # it speaks of functions, which nobody has seen
+        ("*", "Attention", None),  # a model need not have one
+    ):
+        model = nn.Sequential()
+        model.add_module("fc", nn.Linear(4, 4))
+        model.add_module("bn", nn.BatchNorm1d(4))
+        plan = lp.Plan(layers=(Rule(match, type_, {"activation": "dfx8"}),))
+        if message is None:
+            plan.resolve(model)
+        else:
+            with pytest.raises(PlanError, match=message):
+                plan.resolve(model)
+    sums = lp.Plan(layers=(Rule("*", "BatchNorm", {"accumulator": "e5m10"}),))
+    with pytest.raises(
+        PlanError,
+        match=r"rule '\*' type BatchNorm gives accumulator to 'bn', and BatchNorm has none; it has",
+    ):
+        sums.resolve(model)
     with pytest.raises(PlanError, match="unknown role 'weigh'"):
         lp.Plan.uniform("dfx8", weigh="dfx4")
 

@@ -317,3 +317,24 @@ def test_percent_tells_nearly_all_from_all(share: float, text: str) -> None:
 def test_training_is_the_same_with_and_without_counting(digits: DataSet) -> None:
     training = Training(config(), digits)
     assert training.configure_optimizers()["optimizer"].param_groups[0]["writeback"] == "kahan"
+
+
+@pytest.mark.parametrize("name", ["fp16", "fp8"])
+def test_a_run_scales_its_loss_and_tensors_and_goes_on(
+    name: str, digits: DataSet, tmp_path: Path
+) -> None:
+    plan = lp.Plan.load(name)
+    if name == "fp8":
+        scaling = dataclasses.replace(plan.scaling, tensors="delayed")
+        plan = dataclasses.replace(plan, scaling=scaling)
+    run = config(plan=plan, epochs=2)
+    straight = train(run, digits, tmp_path / "straight")
+    assert straight.history[-1]["train_loss"] < straight.history[0]["train_loss"]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(run, digits, tmp_path / "killed", callbacks=(Killed(),))
+    resumed = train(run, digits, tmp_path / "killed", resume=True)
+    assert resumed.history == straight.history
+    loaded = torch.load(tmp_path / "straight/checkpoints/last.ckpt", weights_only=False)
+    assert ("LossScale" in loaded) == (name == "fp16")
+    late = [key for key in loaded["state_dict"] if "_limprec.scales." in key]
+    assert bool(late) == (name == "fp8")

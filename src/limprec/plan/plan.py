@@ -29,7 +29,7 @@ from .kinds import (
 )
 from .layer import STORED, Call, LayerPlan, Rule
 from .roles import AUTO, FP32, Roles, check_known, parse_roles
-from .scaling import Scaling
+from .scaling import DELAYED, Scaling
 
 BESIDE_ROLES = ("momentum", "compensation")
 """Tensors that the optimizer keeps beside a parameter."""
@@ -344,7 +344,10 @@ def format_table(plan: Plan, layers: Mapping[str, LayerPlan]) -> str:
     lines.append(f"optimizer: {', '.join(kept)}")
     if plan.scaling != Scaling():
         scaling = plan.scaling
-        lines.append(f"scaling: loss {scaling.loss}, tensors {scaling.tensors}")
+        late = f" by {scaling.history} forwards" if scaling.tensors == DELAYED else ""
+        lines.append(f"scaling: loss {scaling.loss}, tensors {scaling.tensors}{late}")
+    if plan.hadamard:
+        lines.append(f"rotations: Hadamard, in blocks of {plan.hadamard}")
     return "\n".join(line.rstrip() for line in lines)
 
 
