@@ -132,6 +132,8 @@ def test_a_model_names_the_classes(capsys, zoo):
         ("error = 'mxfp8_e4m3'", True, "mxfp8_e4m3", "enough; auto would give mxint8."),
         ("error = 'fx8.4'", False, "fx8.4", "fx8.4 has 4 fraction bits, 1000 classes need 9"),
         ("error = 'e5m2'", True, "e5m2", "enough"),
+        ("error = 'e5m2'\n[scaling]\ntensors = 'current'", True, "de5m2", "de5m2: enough."),
+        ("error = 'de2m1'", False, "de2m1", "de2m1 has 2 exponent bits, 1000 classes need 4."),
         ("error = 'dfx8'\n[classifier]\nerror = 'auto'", True, "dfx11", "auto, which gives the"),
     ],
 )

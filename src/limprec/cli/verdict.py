@@ -10,6 +10,7 @@ from ..bounds import shortfall, widen
 from ..errors import GuidelineError, GuidelineWarning
 from ..formats import (
     DynamicFixedPoint,
+    DynamicFloatingPoint,
     FixedPoint,
     FloatingPoint,
     Format,
@@ -85,6 +86,7 @@ def judge(name: str, model: nn.Module | None, classes: int | None) -> Verdict:
     else:
         base = plan.default.get("error", FP32) if auto else given
         assert isinstance(base, Precision)
+        base = plan.scaling.of(base)
         error = widen(base, classes) if auto else base
     question = _question(error.format)
     short = shortfall(error, classes)
@@ -116,6 +118,8 @@ def _question(fmt: Format) -> dict[str, Any]:
     if isinstance(fmt, FloatingPoint):
         mantissa = fmt.mantissa_bits if fmt.subnormals and fmt.mantissa_bits else None
         return {"family": "float", "mantissa_bits": mantissa}
+    if isinstance(fmt, DynamicFloatingPoint):  # its scale lifts an error of 1 to the top
+        return {**_question(fmt.element), "loss_scale": 2.0 ** fmt.exponent(1.0)}
     if isinstance(fmt, Microscaling):
         return {"family": "mx", "block": fmt.block}
     raise GuidelineError(
