@@ -91,25 +91,28 @@ def join(parts: Parts, fmt: ScaledFormat) -> Tensor:
     return (y + 0.0).to(torch.float64)  # + 0.0: integers have no negative zero
 
 
-def roomy_amax(x: Tensor, fmt: ScaledFormat) -> Tensor | None:
-    """Return the magnitude of each group whose scale clips none of its elements.
+class Ends(NamedTuple):
+    """Where the codes of groups under power-of-two scales end; one entry a group."""
 
-    Where the largest element lies between the last code and the power of two above it, that is the
-    power of two, and the scale twice the format's own.
+    amax: Tensor
+    """The largest magnitude, which sets the scale."""
+    power: Tensor
+    """The power of two above it."""
+    last: Tensor
+    """The largest magnitude that is not clipped, under ``power``."""
 
-    Returns:
-        What ``amax`` of ``split`` takes; None where every group's own largest magnitude will do.
-    """
+
+def ends(x: Tensor, fmt: ScaledFormat) -> Ends | None:
+    """Return where the codes end that ``split`` would give, None where they end at ``amax``."""
     if isinstance(fmt, DynamicFixedPoint):
-        largest = fmt.code_max / 2 ** (fmt.bits - 1)
+        share = fmt.code_max / 2 ** (fmt.bits - 1)
     elif isinstance(fmt, Microscaling):
-        largest = fmt.element.max / 2 ** (fmt.max_exponent + 1)
+        share = fmt.element.max / 2 ** (fmt.max_exponent + 1)
     else:
-        return None  # the largest element is what their scales are made of
+        return None
     top = groups.amax(x.to(torch.float64), fmt)
-    mantissa, exponent = torch.frexp(top)
-    clipped = (mantissa > largest) & top.isfinite()
-    return torch.where(clipped, power_of_two(exponent), top) if clipped.any() else None
+    power = power_of_two(torch.frexp(torch.where(top.isfinite(), top, 0.0)).exponent)
+    return Ends(top, power, power * share)
 
 
 def _dynamic(

@@ -6,12 +6,20 @@ import torch
 from torch import Tensor
 
 from ...errors import KernelError
-from ...formats import FixedPoint, FloatingPoint, Format, Microscaling
+from ...formats import (
+    DynamicFixedPoint,
+    FixedPoint,
+    FloatingPoint,
+    Format,
+    Microscaling,
+    ScaledFormat,
+)
+from .. import groups
 from ..dispatch import round_to
-from ..elements import in_steps, power_of_two, round_to_integers
+from ..elements import goes_far, in_steps, power_of_two, round_to_integers
 from ..random import Key, random_words
 from ..reference import parts
-from ..scaled import Parts, join
+from ..scaled import Parts, ends, join
 from .spec import Storage
 
 E8M0_BIAS = 127
@@ -118,6 +126,57 @@ def write_ulps(kept: Tensor, p: Tensor, rest: Tensor, storage: Storage, key: Key
     codes = torch.where(full, -half * power_of_two(unit - unit_above), codes.clamp(max=half - 1))
     kept.copy_(codes)
     return torch.where(full, above.to(p.dtype), p)
+
+
+def write_scaled(
+    kept: Tensor, p: Tensor, rest: Tensor, storage: Storage, parameter: Format, key: Key | None
+) -> Tensor:
+    """Round ``rest`` under a shared scale and return the parameter to store.
+
+    The last code of dynamic fixed point and MX lies under the power of two above it, and clips what
+    is between. Where that power is half the distance of dynamic fixed-point parameters, one whose
+    ``rest`` is between steps over to its neighbour, with the last code on the other side, as often
+    as is right on average; rounded to nearest it does not. Elsewhere the scale is doubled.
+
+    Args:
+        kept: the memory, in place.
+        p: the parameter as rounded.
+        rest: what its rounding took.
+        storage: how the compensation is kept.
+        parameter: the format of ``p``.
+        key: random key, needed where the compensation is rounded stochastically.
+    """
+    precision, fmt = storage.precision, storage.format
+    assert isinstance(fmt, ScaledFormat)
+    found, room = ends(rest, fmt), None
+    if found is not None:
+        last = groups.spread(found.last, rest.shape, fmt)
+        clipped = rest.abs() > last
+        if isinstance(parameter, DynamicFixedPoint) and clipped.any():
+            power = groups.spread(found.power, rest.shape, fmt)
+            gap = groups.spread(_spacing(p, parameter), rest.shape, parameter)
+            at_half = clipped & (gap == 2 * power)
+            beyond = p + torch.copysign(gap, rest)
+            at_half &= beyond.abs() <= gap * parameter.code_max
+            clipped &= ~at_half
+            end = torch.copysign(last, rest.to(torch.float64))
+            if storage.is_random:
+                assert key is not None
+                words = random_words(key, rest.numel(), rest.device, precision.random_bits)
+                share = (rest.abs() - last) / (gap - 2 * last)
+                over = at_half & goes_far(share, words.view(rest.shape))
+                p, end = torch.where(over, beyond.to(p.dtype), p), torch.where(over, -end, end)
+            rest = torch.where(at_half, end, rest).to(rest.dtype)
+        if clipped.any():
+            wide = groups.amax(clipped.to(rest.dtype), fmt) > 0
+            room = torch.where(wide, found.power, found.amax)
+    kept.copy_(round_to(rest, precision, key, amax=room))
+    return p
+
+
+def _spacing(p: Tensor, fmt: DynamicFixedPoint) -> Tensor:
+    exponent = torch.frexp(groups.amax(p.to(torch.float64), fmt)).exponent
+    return power_of_two(exponent - fmt.bits + 1)
 
 
 def _unit_exponent(p: Tensor, storage: Storage) -> Tensor:

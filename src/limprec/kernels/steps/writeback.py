@@ -8,8 +8,7 @@ from torch import Tensor
 from ...formats import Precision, Rounding, ScalarFormat, ScaledFormat
 from ..dispatch import round_to
 from ..random import Key
-from ..scaled import roomy_amax
-from .memory import read, read_ulps, write_ulps
+from .memory import read, read_ulps, write, write_scaled, write_ulps
 from .spec import StepSpec, Storage, WriteBack
 
 
@@ -70,7 +69,7 @@ def first_rounding(p: Tensor, value: Tensor, spec: StepSpec, key: Key | None) ->
     else:
         rounded = round_to(value, _nearest(spec.parameter), None)
         rest = torch.where(_inside(value, spec), value - rounded, 0.0)
-        p.copy_(_write_carry(carry, rounded, rest, spec.carry, key))
+        p.copy_(_write_carry(carry, rounded, rest, spec, key))
     return carry
 
 
@@ -86,9 +85,9 @@ def write_back(
 
     Kahan: y = u + c, t = Q(p + y), c = Qc(y - (t - p)), p = t, all sums in the dtype of ``update``.
     Lazy: b = b + u, t = Q(p + b); where t differs from p, p = t and b = 0, elsewhere b = Qb(b).
-    A compensation in ulps that reaches half an ulp upwards, which it cannot hold, makes t the next
-    value. Where the sum leaves the range of the format (or is not finite), c and b become 0, so
-    that they do not wind up against a parameter that cannot follow.
+    Where a compensation cannot hold half an ulp, t becomes its neighbour (see ``memory``). Where
+    the sum leaves the range of the format (or is not finite), c and b become 0, so that they do not
+    wind up against a parameter that cannot follow.
 
     What Kahan guarantees, and no more: after n steps p + c is off the exact sum by at most
     n * ulp(c_max) / 2 (ulp in the compensation's format, one whole ulp if c is rounded
@@ -126,8 +125,8 @@ def write_back(
         y - (t - before) if spec.strategy is WriteBack.KAHAN else torch.where(t == before, y, 0.0)
     )
     rest = torch.where(_inside(total, spec), rest, 0.0)
-    t = _write_carry(carry, t, rest, spec.carry, carry_key)
-    if spec.strategy is WriteBack.LAZY and spec.carry.ulp_bits:
+    t = _write_carry(carry, t, rest, spec, carry_key)
+    if spec.strategy is WriteBack.LAZY and (spec.carry.ulp_bits or _is_scaled(spec.carry)):
         carry.masked_fill_(t != before, 0)
     p.copy_(t)
 
@@ -159,15 +158,20 @@ def _read_carry(carry: Tensor, p: Tensor, storage: Storage, dtype: torch.dtype) 
     return read(carry, None, storage, dtype)
 
 
-def _write_carry(
-    carry: Tensor, t: Tensor, rest: Tensor, storage: Storage, key: Key | None
-) -> Tensor:
+def _write_carry(carry: Tensor, t: Tensor, rest: Tensor, spec: StepSpec, key: Key | None) -> Tensor:
     """Write what rounding took, in place, and return the parameter to store beside it."""
+    storage = spec.carry
+    assert storage is not None
     if storage.ulp_bits:
         return write_ulps(carry, t, rest, storage, key)
-    room = roomy_amax(rest, storage.format) if isinstance(storage.format, ScaledFormat) else None
-    carry.copy_(round_to(rest, storage.precision, key, amax=room))
+    if _is_scaled(storage):
+        return write_scaled(carry, t, rest, storage, spec.parameter.format, key)
+    write(carry, None, rest, storage, key)
     return t
+
+
+def _is_scaled(storage: Storage) -> bool:
+    return isinstance(storage.format, ScaledFormat)
 
 
 def _nearest(storage: Storage) -> Precision:
