@@ -21,6 +21,7 @@ SCALED = [
     *(f"{name}b4" for name in MX_ELEMENTS),
     *("mxfp8_e4m3", "mxint8b3a0", "mxfp4_e2m1b2a1"),
     *("nvfp4", "nvfp4b4", "nvfp4b3a0"),
+    *("de4m3", "de5m2"),
     *("int8", "int8s", "int8m", "int4c0", "int4sc1", "int4mc-1", "int8b4", "int3sb3a0", "int16"),
 ]
 

@@ -30,7 +30,8 @@ def round_array_exact(
     """Round a tensor, element by element, in the order of its definition.
 
     Args:
-        values: the elements, row-major; for NVFP4 and affine formats float32 numbers.
+        values: the elements, row-major; for NVFP4, affine and dynamic floating point float32
+            numbers.
         shape: the shape of the tensor.
         fmt: the target format.
         rounding: the rounding mode.
@@ -71,13 +72,15 @@ def round_array_exact(
 
 
 def _largest_exponent(top: float, fmt: DynamicFloatingPoint) -> int:
-    """Return the largest k with top * 2^k <= max, found by trying."""
+    """Return the largest k with top * 2^k <= max, found by trying; max / 2^k is float32's."""
     k, most = 0, Fraction(fmt.element.max)
     if not top:
         return k
     while Fraction(top) * Fraction(2) ** k > most:
         k -= 1
     while Fraction(top) * Fraction(2) ** (k + 1) <= most:
+        k += 1
+    while most / Fraction(2) ** k >= 2**128:
         k += 1
     return k
 
