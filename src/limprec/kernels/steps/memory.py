@@ -136,7 +136,8 @@ def write_scaled(
     The last code of dynamic fixed point and MX lies under the power of two above it, and clips what
     is between. Where that power is half the distance of dynamic fixed-point parameters, one whose
     ``rest`` is between steps over to its neighbour, with the last code on the other side, as often
-    as is right on average; rounded to nearest it does not. Elsewhere the scale is doubled.
+    as is right on average; rounded to nearest it does not, nor outwards from the largest code.
+    Where the power is less, or parameters are in another format, the scale is doubled.
 
     Args:
         kept: the memory, in place.
@@ -158,7 +159,7 @@ def write_scaled(
             at_half = clipped & (gap == 2 * power)
             beyond = p + torch.copysign(gap, rest)
             at_half &= beyond.abs() <= gap * parameter.code_max
-            clipped &= ~at_half
+            clipped &= 2 * power < gap  # a larger scale would cost every large tensor a bit
             end = torch.copysign(last, rest.to(torch.float64))
             if storage.is_random:
                 assert key is not None
