@@ -1,14 +1,15 @@
-"""Finding the functions that a model calls: one forward pass without values."""
+"""Finding the functions that a model calls: one forward pass of a copy."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import ConversionError, LimprecError
 from ..plan import Call, LayerPlan, Plan, can_classify, find_kinds
@@ -36,7 +37,10 @@ class Trace:
 
 
 def discover(model: nn.Module, plan: Plan, example_inputs: Any) -> Trace:
-    """Run a copy of a model without values and return what it called; the model is not touched.
+    """Run a copy of a model and return what it called; the model itself is not touched.
+
+    The copy has no values; where its way depends on them (a mask that is looked into), one that
+    has takes its place.
 
     Args:
         model: the model, in the mode in which it stands.
@@ -44,29 +48,40 @@ def discover(model: nn.Module, plan: Plan, example_inputs: Any) -> Trace:
         example_inputs: a tensor, a sequence of arguments or a mapping of keyword arguments.
 
     Raises:
-        ConversionError: if the copy cannot run: the shapes do not fit, or its way depends on
-            values.
+        ConversionError: if neither copy can run: the shapes do not fit, say.
         PlanError: if two rules contradict each other on a function.
     """
     args, kwargs = _arguments(example_inputs)
-    twin = meta_copy(model)
+    try:
+        bare = tree_map_only(Tensor, lambda t: t.detach().to("meta"), (args, kwargs))
+        with torch.device("meta"):
+            return _trace(meta_copy(model), plan, *bare)
+    except LimprecError:
+        raise
+    except Exception as error:  # whatever a user's forward raises
+        without = error
+    found = tree_leaves((args, kwargs, list(model.parameters()), list(model.buffers())))
+    tensors = [leaf for leaf in found if isinstance(leaf, Tensor)]
+    if any(tensor.is_meta for tensor in tensors):
+        raise _cannot_run(model, without, " without values") from without
+    try:
+        own = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
+        return _trace(copy.deepcopy(model), plan, *own)
+    except LimprecError:
+        raise
+    except Exception as error:
+        raise _cannot_run(model, error) from error
+
+
+def _trace(twin: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
     state = ModelState(plan, RandomState(0))
     state.rounds, state.order = False, []
     static = {name: kind for name, _, kind in find_kinds(twin)}
     place(twin, state, {name: LayerPlan(name, kind.name) for name, kind in static.items()})
     state.was_seen = True
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), Leftovers(state):
-            twin(*args, **kwargs)
-    except LimprecError:
-        raise
-    except Exception as error:  # whatever a user's forward raises
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConversionError(
-            "convert",
-            f"{type(model).__name__} cannot run on example_inputs without values: {line[:200]}",
-            "check their shapes; leave them out if the model's way depends on values",
-        ) from error
+    devices = {p.device for p in twin.parameters() if p.is_cuda}
+    with torch.random.fork_rng(devices=devices), Leftovers(state):
+        twin(*args, **kwargs)
     calls = tuple(
         Call(name, layer.plan.kind, state.outputs.get(name, 0))
         for name, layer in state.layers.items()
@@ -85,13 +100,12 @@ def discover(model: nn.Module, plan: Plan, example_inputs: Any) -> Trace:
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    bare = tree_map_only(Tensor, lambda t: t.detach().to("meta"), example_inputs)
-    if isinstance(bare, Tensor):
-        return (bare,), {}
-    if isinstance(bare, Mapping):
-        return (), {k: _bare(v) for k, v in bare.items()}
-    if isinstance(bare, tuple | list):
-        return tuple(bare), {}
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
     raise ConversionError(
         "convert",
         f"example_inputs is a {type(example_inputs).__name__}",
@@ -99,5 +113,10 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def _bare(value: Any) -> Any:
-    return value.detach().to("meta") if isinstance(value, Tensor) else value
+def _cannot_run(model: nn.Module, error: Exception, how: str = "") -> ConversionError:
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ConversionError(
+        "convert",
+        f"{type(model).__name__} cannot run on example_inputs{how}: {line[:200]}",
+        "check their number, shapes and types",
+    )

@@ -51,8 +51,10 @@ def find_layer(
     if not model.frames or not model.speaks_of(group, operator.kind.name):
         return None
     frame = model.frames[-1]
+    if (child := _child_of(model, operator, tensors)) is not None:
+        return child
     if frame.layer is not None and frame.layer.group is group:
-        return _submodule_of(model, tensors) or frame.layer
+        return frame.layer
     number = frame.numbers.get(operator.word, 0)
     frame.numbers[operator.word] = number + 1
     prefix = f"{frame.name}/" if frame.name else ""
@@ -77,13 +79,17 @@ def _take_in(
     return layer
 
 
-def _submodule_of(model: ModelState, tensors: dict[str, Tensor]) -> LayerState | None:
+def _child_of(
+    model: ModelState, operator: Operator, tensors: dict[str, Tensor]
+) -> LayerState | None:
     """Return the layer of a child whose weight a module multiplies by itself (``out_proj``)."""
     frame, weight = model.frames[-1], tensors.get("weight")
     if weight is not None:
         for name, child in frame.module.named_children():
-            if getattr(child, "weight", None) is weight:
-                return model.layers.get(f"{frame.name}.{name}" if frame.name else name)
+            if child._parameters.get("weight") is weight:
+                layer = model.layers.get(f"{frame.name}.{name}" if frame.name else name)
+                if layer is not None and layer.plan.kind is operator.kind:
+                    return layer
     return None
 
 

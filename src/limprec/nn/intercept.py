@@ -8,12 +8,13 @@ by itself (a recomputed block under activation checkpointing, a part of the mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from ..errors import ConversionError, PlanError
@@ -39,6 +40,13 @@ class Interceptor(TorchFunctionMode):
         handler = HANDLERS.get(func)
         if handler is None:
             return func(*args, **(kwargs or {}))
+        if torch._C._is_any_autocast_enabled() and self.model.rounds:
+            raise ConversionError(
+                func.__name__,
+                "torch.autocast is on, and would cast what the plan has rounded",
+                'leave autocast out: the plan says what runs in what, and compute="fast"'
+                " multiplies in bfloat16",
+            )
         self.model.inside += 1
         try:
             return handler(self, func, args, kwargs or {})
@@ -66,6 +74,8 @@ class Forward:
         """Run the module, seen."""
         place: Place = getattr(self.module, PLACE)
         frames = place.model.frames
+        if not frames and place.model.is_idle(self.module):
+            return self.__wrapped__(*args, **kwargs)
         frame = Frame(place.name, self.module, place.layer)
         if frames:
             return self._run(frames, frame, args, kwargs)
@@ -120,8 +130,15 @@ def place(model: nn.Module, state: ModelState, plans: Mapping[str, LayerPlan]) -
         if layer is not None:
             module.extra_repr = Repr(module, layer.plan)
             if layer.plan.is_planned:
-                for parameter in module.parameters(recurse=False):
+                for parameter in own_parameters(module):
                     state.tag(layer, parameter)
+
+
+def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield a layer's parameters, those that it is parametrized by among them."""
+    yield from module.parameters(recurse=False)
+    if is_parametrized(module):
+        yield from module.parametrizations.parameters()  # type: ignore[union-attr]
 
 
 def unplace(model: nn.Module) -> None:

@@ -144,6 +144,8 @@ OPERATORS: dict[Callable[..., Any], Operator] = {
     torch.linalg.matmul: _PAIR,
     torch.inner: _PAIR,
     Tensor.inner: _PAIR,
+    torch.vdot: _PAIR,
+    Tensor.vdot: _PAIR,
     torch.dot: _operator("matmul", "Matmul", "input tensor", input=OPERAND, tensor=OPERAND),
     Tensor.dot: _operator("matmul", "Matmul", "input tensor", input=OPERAND, tensor=OPERAND),
     torch.tensordot: _operator("tensordot", "Matmul", "a b", a=OPERAND, b=OPERAND),

@@ -16,7 +16,7 @@ from ..formats import Precision, Rounding
 from ..kernels import Key, TracedKey, round_through
 from ..kernels.carrier import is_identity
 from ..kernels.stored import round_to_codes
-from ..plan import BESIDE_ROLES, DELAYED, TENSOR_ROLES, Call, Group, LayerPlan, Plan
+from ..plan import BESIDE_ROLES, DELAYED, FP32, TENSOR_ROLES, Call, Group, LayerPlan, Plan
 from .saving import Kept
 from .scales import Scales
 from .tags import ParameterPlan, Tags, plan_of
@@ -312,12 +312,22 @@ class ModelState:
         typed = {rule.type for rule in plan.layers}
         self.elementwise = frozenset(t for t in typed if t is not None)
         self.has_norm = bool(plan.norm)
+        sections = (plan.default, plan.first, plan.classifier, plan.norm)
+        said = {what for section in sections for what in section.values()}
+        self.plan_rounds = bool(plan.layers) or not said <= {FP32}
 
     def speaks_of(self, group: Group, kind: str) -> bool:
         """Whether the plan can say anything of a function of this kind."""
         if group is Group.PRODUCT or kind in self.elementwise:
             return True
         return group is Group.NORM and self.has_norm
+
+    def is_idle(self, module: nn.Module) -> bool:
+        """Whether a module can run unseen: the plan rounds nothing, and nobody looks on."""
+        if self.plan_rounds or self.order is not None or self.tell is not None:
+            return False
+        first = next(module.parameters(), None)
+        return first is not None and is_identity(FP32.format, first.dtype)
 
     def add(self, plan: LayerPlan, index: int) -> LayerState:
         """Take a layer in."""
@@ -337,6 +347,8 @@ class ModelState:
         Raises:
             PlanError: if two layers would store one parameter in different formats.
         """
+        if self.order is not None:  # a trace, whose layers have no plan yet
+            return
         plan, kept = layer.plan, self.plan.optimizer
         is_bias = parameter.dim() == 1 and plan.kind.group is Group.PRODUCT
         role = "bias" if is_bias else "weight"
