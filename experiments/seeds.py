@@ -31,8 +31,14 @@ def load(folder: Path) -> list[RunResult]:
     """Return all finished results below a folder, by variant and seed."""
     files = sorted(folder.rglob("result.json")) or sorted(folder.glob("*.json"))
     results = [RunResult.load(file) for file in files]
-    place = {name: number for number, name in enumerate(ORDER)}
-    return sorted(results, key=lambda r: (place[r.label.split(" ")[-1]], r.config["seed"]))
+    return sorted(results, key=lambda r: (*_place(r.label), r.config["seed"]))
+
+
+def _place(label: str) -> tuple[int, str]:
+    """Return where a label stands: by its write-back, then by its way to compute."""
+    words = label.split(" ")
+    way = words.pop() if words[-1] not in ORDER else ""
+    return ORDER.index(words[-1]), way
 
 
 def rows(results: Sequence[RunResult]) -> list[tuple[str, ...]]:
