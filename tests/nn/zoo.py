@@ -1,4 +1,4 @@
-"""Networks that people have, small: what makes each, and what it is called with."""
+"""Networks that people have, most of them small: what makes each, and what it is called with."""
 
 from __future__ import annotations
 
@@ -66,13 +66,30 @@ def images(size: int, batch: int = 2) -> Tensor:
 
 def vision(name: str, size: int, **options: Any) -> Network:
     def make() -> tuple[nn.Module, Example]:
-        try:
-            models = import_torchvision().models
-        except IntegrationError as error:
-            pytest.skip(f"torchvision is missing: {error}")
-        return getattr(models, name)(num_classes=10, **options), images(size)
+        return getattr(import_models(), name)(num_classes=10, **options), images(size)
 
     return Network(name, make)
+
+
+def import_models() -> Any:
+    """Return torchvision's models."""
+    try:
+        return import_torchvision().models
+    except IntegrationError as error:
+        pytest.skip(f"torchvision is missing: {error}")
+
+
+def _convnext() -> tuple[nn.Module, Example]:
+    models = import_models()
+    setting = models.convnext.CNBlockConfig
+    blocks = [setting(8, 16, 1), setting(16, None, 1)]
+    return models.ConvNeXt(blocks, stochastic_depth_prob=0.1, num_classes=10), images(32)
+
+
+def _vit() -> tuple[nn.Module, Example]:
+    model = import_models().VisionTransformer(32, 16, 2, 2, 16, 32, dropout=0.1, num_classes=10)
+    nn.init.normal_(model.heads.head.weight)  # as made, all zeros: no error would pass it
+    return model, images(32)
 
 
 def hugging(name: str, config: str, model: str, attention: str, **options: Any) -> Network:
@@ -208,9 +225,9 @@ def _encoder() -> tuple[nn.Module, Example]:
 
 
 def _transformer() -> tuple[nn.Module, Example]:
-    model = nn.Transformer(8, 2, 1, 1, 16)
+    model = nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
     mask = nn.Transformer.generate_square_subsequent_mask(4)
-    return model, {"src": torch.randn(5, 2, 8), "tgt": torch.randn(4, 2, 8), "tgt_mask": mask}
+    return model, {"src": torch.randn(2, 5, 8), "tgt": torch.randn(2, 4, 8), "tgt_mask": mask}
 
 
 def _weight_norm() -> tuple[nn.Module, Example]:
@@ -235,13 +252,20 @@ _TINY = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_atten
 _GPT2 = {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16}
 _WIDE = {"intermediate_size": 48, "max_position_embeddings": 16}
 
+WHOLE = [
+    vision("resnet18", 64),
+    vision("vgg11", 64),
+    vision("alexnet", 96),
+    vision("mobilenet_v2", 64),
+    vision("convnext_tiny", 64),
+    vision("vit_b_16", 224),
+]
+"""In their own size: for the meta device."""
 VISION = [
     vision("resnet18", 32),
-    vision("vgg11", 32),
-    vision("alexnet", 64),
-    vision("mobilenet_v2", 32),
-    vision("convnext_tiny", 32),
-    vision("vit_b_16", 32, image_size=32),
+    vision("mobilenet_v2", 32, width_mult=0.25),
+    Network("convnext", _convnext),
+    Network("vit", _vit),
 ]
 HUGGING = [
     network
