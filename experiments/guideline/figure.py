@@ -186,8 +186,7 @@ def svg(found: list[Row]) -> str:
         parts.append(f"<line x1='{x}' x2='{x}' y1='{y - 12}' y2='{y + 4}' {style}/>")
         parts.append(f"<text x='{x + 7}' y='{y}'>{label}</text>")
     parts.append(
-        f"<text x='{LEFT + 490}' y='{y}'>a line stands left of the width it means; grey: not"
-        " run</text></svg>\n"
+        f"<text x='{LEFT + 490}' y='{y}'>a line stands left of the width it means</text></svg>\n"
     )
     return "\n".join(parts)
 
