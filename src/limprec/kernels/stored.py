@@ -113,7 +113,7 @@ def round_to_codes(
     late = isinstance(precision, Following)  # its scale is no fact of the tensor
     codes = None if late else _straight(x, precision, key, backend)
     if codes is None:
-        y = round_to(x, precision, key, backend=backend)
+        y = round_to(x, precision, key, out=torch.empty_like(x), backend=backend)
         codes = _reference(y, precision.format)
     return Codes(y, _one(y), precision.format, y.dtype) if codes is None else codes
 
