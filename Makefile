@@ -29,7 +29,7 @@ clean:
 	rm -rf $(VENV) build src/*.egg-info
 
 # torch first: the native kernels are built against it, without build isolation.
-$(READY): pyproject.toml setup.py constraints.txt $(wildcard src/limprec/kernels/native/*.cpp src/limprec/kernels/native/*.h) src/limprec/kernels/native/spec.py src/limprec/kernels/native/steps.py
+$(READY): pyproject.toml setup.py constraints.txt $(wildcard src/limprec/kernels/native/*.cpp src/limprec/kernels/native/*.h) src/limprec/kernels/native/spec.py src/limprec/kernels/native/steps.py src/limprec/kernels/native/stored.py
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools -c constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch numpy
