@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,11 @@ def _take_in(
     model: ModelState, name: str, operator: Operator, tensors: dict[str, Tensor]
 ) -> LayerState:
     """Take a function in that is called for the first time, with the parameters it multiplies."""
+    if torch.compiler.is_compiling():
+        from .uncompiled import unseen
+
+        taken: LayerState = unseen(partial(_take_in, model, name, operator, tensors))
+        return taken
     roles = {n: role_of(operator.roles[n], t) for n, t in tensors.items()}
     weight = next((tensors[n] for n, role in roles.items() if role == "weight"), None)
     outputs = weight.shape[0 if operator.word == "linear" else -1] if weight is not None else 0
@@ -196,7 +202,11 @@ def _opened(func: FunctionType) -> FunctionType:
     Functions of ``torch.nn.functional`` first offer themselves, whole, to the mode that is on.
     """
     if func not in _OPENED:
-        unasked = {**func.__globals__, "has_torch_function": _nobody}
+        unasked = {
+            **func.__globals__,
+            "has_torch_function": _nobody,
+            "_check_key_padding_mask": _check_key_padding_mask,
+        }
         _OPENED[func] = FunctionType(
             func.__code__, unasked, func.__name__, func.__defaults__, func.__closure__
         )
@@ -206,6 +216,12 @@ def _opened(func: FunctionType) -> FunctionType:
 
 def _nobody(*_: Any) -> bool:
     return False
+
+
+def _check_key_padding_mask(*args: Any) -> None:
+    """Check as PyTorch does, but in a compiler, which cannot follow the message."""
+    if not torch.compiler.is_compiling():
+        F._check_key_padding_mask(*args)  # type: ignore[attr-defined]
 
 
 _OPENED: dict[FunctionType, FunctionType] = {}

@@ -13,7 +13,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
@@ -39,19 +39,29 @@ class Interceptor(TorchFunctionMode):
         """Hand a function to its handler, or pass it on."""
         handler = HANDLERS.get(func)
         if handler is None:
+            if func is Tensor.unflatten and torch.compiler.is_compiling():
+                func = torch.unflatten  # the method calls its super, which no compiler follows here
             return func(*args, **(kwargs or {}))
         if torch._C._is_any_autocast_enabled() and self.model.rounds:
-            raise ConversionError(
-                func.__name__,
-                "torch.autocast is on, and would cast what the plan has rounded",
-                'leave autocast out: the plan says what runs in what, and compute="fast"'
-                " multiplies in bfloat16",
-            )
+            _refuse_autocast()
         self.model.inside += 1
         try:
             return handler(self, func, args, kwargs or {})
         finally:
             self.model.inside -= 1
+
+
+def _refuse_autocast() -> None:
+    if torch.compiler.is_compiling():
+        from .uncompiled import refuse_autocast
+
+        refuse_autocast()
+    raise ConversionError(
+        "forward",
+        "torch.autocast is on, and would cast what the plan has rounded",
+        'leave autocast out: the plan says what runs in what, and compute="fast" multiplies in'
+        " bfloat16",
+    )
 
 
 class Forward:
@@ -174,8 +184,7 @@ def _begin(model: ModelState, is_root: bool, is_training: bool) -> None:
         _check_recomputed(model)
     if model.scales is not None:
         model.scales.learns = is_training and model.rounds and (is_root or _in_backward())
-    model.calls.clear()
-    model.repeated.clear()
+    model.calls, model.repeated = {}, set()  # new ones: a compiler would guard what is in the old
 
 
 def _in_backward() -> bool:

@@ -84,8 +84,8 @@ def role_of(role: str, tensor: Tensor) -> str | None:
 
 def is_parameter(tensor: Tensor) -> bool:
     """Whether a tensor is a parameter or looks at one in another way (transposed, say)."""
-    base = tensor._base if tensor._is_view() and tensor._base is not None else tensor
-    return isinstance(base, nn.Parameter)
+    base = tensor._base
+    return isinstance(tensor if base is None else base, nn.Parameter)
 
 
 def _operator(word: str, kind: str, names: str, **roles: str) -> Operator:

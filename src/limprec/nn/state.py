@@ -37,6 +37,7 @@ STREAMS = {
 """Tensors of one product; the second operand of a product of activations has its own, and so have
 the sums themselves."""
 STREAMS_PER_LAYER = 8
+_CARRIERS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _CALL, _MOST_CALLS = 2**20, 2**11
 _FIRST_FUNCTION, _FUNCTIONS = 2**16, 2**16
 
@@ -110,11 +111,11 @@ class LayerState:
     plan: LayerPlan
     index: int
     model: ModelState
-    plain: dict[torch.dtype, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Look up what every call asks for."""
         self.name, self.group = self.plan.name, self.plan.kind.group
+        self._plain = frozenset(filter(self._is_identity, _CARRIERS))
 
     @property
     def tell(self) -> Teller | None:
@@ -124,11 +125,11 @@ class LayerState:
 
     def is_plain(self, dtype: torch.dtype) -> bool:
         """Whether tensors of a dtype pass through the layer as they are."""
-        if dtype not in self.plain:
-            formats = (self.plan[role].format for role in TENSOR_ROLES)
-            identity = all(is_identity(fmt, dtype) for fmt in formats)
-            self.plain[dtype] = identity and self.plan.accumulator is None
-        return self.plain[dtype] and self.model.tell is None
+        return dtype in self._plain and self.model.tell is None
+
+    def _is_identity(self, dtype: torch.dtype) -> bool:
+        formats = (self.plan[role].format for role in TENSOR_ROLES)
+        return self.plan.accumulator is None and all(is_identity(fmt, dtype) for fmt in formats)
 
     @property
     def is_random_forward(self) -> bool:

@@ -11,6 +11,11 @@ from ..errors import ConversionError
 
 T = TypeVar("T")
 _REASON = "limprec: products in an accumulator, or of blocks along their sums, are not compiled"
+_AUTOCAST = "limprec: torch.autocast is on, and would cast what the plan has rounded; leave it out"
+_UNSEEN = (
+    "limprec: a function is met for the first time; give example_inputs to lp.convert, or run the"
+    " model once before it is compiled"
+)
 _LATE = "limprec: delayed scales are not compiled; use tensors = 'current' in [scaling]"
 
 
@@ -32,3 +37,14 @@ def refuse_delayed() -> None:
         "delayed scales in a graph that is compiled",
         "use tensors = 'current' in [scaling], or do not compile",
     )
+
+
+@torch.compiler.disable(reason=_AUTOCAST)  # type: ignore[no-untyped-call, untyped-decorator]
+def refuse_autocast() -> None:
+    """Refuse a graph under autocast, with the reason."""
+
+
+@torch.compiler.disable(reason=_UNSEEN)  # type: ignore[no-untyped-call, untyped-decorator]
+def unseen(take_in: Callable[[], T]) -> T:
+    """Take in a function that is not known yet; where one whole graph is wanted PyTorch refuses."""
+    return take_in()
