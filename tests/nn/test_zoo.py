@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from zoo import WHOLE, ZOO, Example, Network, call, loss, results
 
 import limprec as lp
+from limprec.errors import ConversionError, PlanError
 from limprec.nn import conversion_report, plan_of, without_rounding
 from limprec.plan import Group, Rule, kind_of
 
@@ -154,3 +156,48 @@ def test_whole_networks_without_values(network: Network) -> None:
     report = conversion_report(model)
     assert report.left == {}
     assert not [name for name in report.layers if "#" in name]  # each product has its module
+
+
+def test_a_weight_that_a_parent_multiplies_by_is_its_childs() -> None:
+    class Parent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.fc = nn.Embedding(5, 4), nn.Linear(4, 4)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = F.linear(self.table(ids), self.fc.weight, self.fc.bias)
+            return F.linear(x, self.table.weight)  # a product, which a table has none of
+
+    model = lp.convert(Parent(), lp.Plan.uniform("dfx8"), example_inputs=torch.arange(3))
+    assert list(conversion_report(model).layers) == ["table", "fc", "linear#0"]
+    model(torch.arange(3))
+    assert model._limprec.model.calls == {"table": 1, "fc": 1, "linear#0": 1}  # type: ignore[union-attr]
+
+
+def test_a_way_that_depends_on_values_and_one_that_cannot_be_gone() -> None:
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.seen = nn.Linear(4, 4), 0
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            self.seen += 1
+            y: Tensor = self.fc(x)
+            return y @ y.T if bool(mask.all()) else y
+
+    model, x = Looks(), torch.randn(2, 4)
+    lp.convert(model, lp.Plan.uniform("dfx8"), example_inputs=(x, torch.ones(2)))
+    assert "matmul#0" in conversion_report(model).layers
+    assert model.seen == 0  # a copy ran
+    with pytest.raises(ConversionError, match=r"Looks cannot run on example_inputs: .*shapes"):
+        lp.convert(Looks(), lp.Plan.uniform("dfx8"), example_inputs=(x[:, :3], torch.ones(2)))
+    meta = torch.ones(2, device="meta")
+    with pytest.raises(ConversionError, match="cannot run on example_inputs without values"):
+        lp.convert(Looks(), lp.Plan.uniform("dfx8"), example_inputs=(x, meta))
+
+
+def test_a_plan_for_norms_fits_a_model_of_norms() -> None:
+    model = lp.convert(nn.LayerNorm(4), lp.Plan(norm={"activation": "dfx8"}))
+    assert str(conversion_report(model).layers[""].activation) == "dfx8"
+    with pytest.raises(PlanError, match="no layer to convert"):
+        lp.convert(nn.LayerNorm(4), lp.Plan.uniform("dfx8"))

@@ -54,9 +54,12 @@ def attend(
         scores = scores + (
             _hidden(attn_mask, scores.dtype) if attn_mask.dtype == torch.bool else attn_mask
         )
-    weights = F.dropout(torch.softmax(scores, -1), dropout_p)
-    if attn_mask is not None:  # a query that sees no key gets zeros, as from the fused kernels
-        weights = weights.masked_fill(scores.amax(-1, keepdim=True) == -math.inf, 0.0)
+    if attn_mask is None:
+        weights = torch.softmax(scores, -1)
+    else:  # a query that sees no key gets zeros, and passes none on, as in the fused kernels
+        blind = scores.amax(-1, keepdim=True) == -math.inf
+        weights = torch.softmax(scores.masked_fill(blind, 0.0), -1).masked_fill(blind, 0.0)
+    weights = F.dropout(weights, dropout_p)
     return multiply_pair(layer, calls[1], weights, value)
 
 

@@ -185,7 +185,7 @@ class Plan:
         found = {name: (kind, outputs_of(module)) for name, module, kind in find_kinds(model)}
         found |= {call.name: (call.kind, call.outputs) for call in calls}
         products = [n for n, (kind, _) in found.items() if kind.group is Group.PRODUCT]
-        if not products:
+        if not products and not (found and (self.norm or self.layers)):
             raise PlanError(
                 "plan",
                 "the model has no layer to convert",
