@@ -18,6 +18,7 @@ from limprec.lab.run import RunConfig
 from limprec.lab.search import SearchSettings, Space, cheapest, front, search_plans
 from limprec.lab.search.chains import MOST, next_of, thinned
 from limprec.lab.search.front import Trial, why_skip
+from limprec.lab.search.gap import Gap
 from limprec.lab.search.held_out import hold_out
 from limprec.lab.search.loop import _Search
 from limprec.lab.search.sensitivity import measure_noise, order
@@ -432,12 +433,20 @@ def test_a_reference_that_another_machine_never_finished(tmp_path: Path) -> None
     assert found.reference.accuracy is not None
 
 
+def test_a_mean_near_the_tolerance_holds_if_its_error_is_small() -> None:
+    assert Gap((-0.3, -0.1, -0.2)).error == pytest.approx(0.1 / math.sqrt(3))
+    assert not Gap((-0.3, -0.1, -0.18)).holds(0.2)  # mean -0.193
+    assert Gap((-0.19, -0.18, -0.2)).holds(0.2)
+    assert Gap((-0.2,)).holds(0.2)  # one seed knows no error
+    assert not Gap((-0.21,)).holds(0.2)
+
+
 def test_a_candidate_that_the_final_seeds_refute_leads_to_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, given = load_data("digits"), settings(trials=3, seeds=1, within=100.0)
-    gaps = iter([-101.0])
-    monkeypatch.setattr("limprec.lab.search.loop.gap", lambda *given: next(gaps, 0.0))
+    gaps = iter([Gap((-101.0,))])
+    monkeypatch.setattr("limprec.lab.search.loop.gap", lambda *given: next(gaps, Gap((0.0,))))
     found = search_plans(given, data, tmp_path)
     labels = list(dict.fromkeys(r.label for r in found.final))
     assert len(labels) == 3  # the reference, the refuted one, the chosen one

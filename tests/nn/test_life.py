@@ -404,11 +404,12 @@ def test_distributed_data_parallel(tmp_path: Path) -> None:
     expected = gradients(tiny(), ids())
     store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    parallel = nn.parallel.DistributedDataParallel(tiny())
     try:
-        parallel = nn.parallel.DistributedDataParallel(tiny())
         assert same(gradients(parallel, ids()), expected)
         assert "module._limprec.random" in parallel.state_dict()
     finally:
+        del parallel  # holding the group's last reference, it can wait for its threads for ever
         dist.destroy_process_group()
 
 

@@ -53,7 +53,7 @@ def search(
     seeds: Annotated[
         int,
         typer.Option(help="Seeds of the final training of the plan and the reference; 0: none."),
-    ] = 2,
+    ] = 3,
     final_epochs: Annotated[
         int | None, typer.Option(help="Epochs of the final training. [default: as --epochs]")
     ] = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +18,7 @@ from ..run import RunConfig, RunResult
 from ..variants import Variant
 from .chains import next_of, thinned
 from .front import Trial, cheapest, front, passes, why_skip
+from .gap import Gap, gap
 from .held_out import hold_out
 from .pricing import Pricing
 from .sensitivity import measure_noise, order
@@ -67,8 +67,8 @@ class Outcome:
         return front(self.trials)
 
     @property
-    def gap(self) -> float | None:
-        """Mean points of the chosen plan's test accuracy above the reference's; None if not run."""
+    def gap(self) -> Gap | None:
+        """How far the chosen plan's test accuracy lies from the reference's; None if not run."""
         return gap(self.final, self.reference.name, self.chosen.name)
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,7 +79,8 @@ class Outcome:
             "reference": self.reference.as_dict(),
             "chosen": self.chosen.as_dict(),
             "saving": self.saving,
-            "gap": self.gap,
+            "gap": self.gap and self.gap.mean,
+            "gap_error": self.gap and self.gap.error,
             "front": [trial.number for trial in self.front],
             "trials": [trial.as_dict() for trial in self.trials],
             "final": [result.as_dict() for result in self.final],
@@ -291,7 +292,7 @@ class _Search:
             final += self._seeds(candidate, data)
             found = gap(final, reference.name, candidate.name)
             assert found is not None
-            if found >= -self.settings.within - 1e-9:
+            if found.holds(self.settings.within):
                 return candidate, final
             self.refuted.add(candidate.levels)
             levels = next_of(self.chains["sensitivity"], self._verdict)
@@ -323,14 +324,3 @@ class _Search:
         return [
             LossWatch(lambda curve: None, lambda share: self.on_step(label, self.trained, share))
         ]
-
-
-def gap(results: Sequence[RunResult], reference: str, chosen: str) -> float | None:
-    """Return the mean points of accuracy of one label above another, seed by seed."""
-    base = {r.config["seed"]: r.accuracy for r in results if r.label == reference}
-    gaps = [
-        100 * (r.accuracy - base[r.config["seed"]])
-        for r in results
-        if r.label == chosen and r.config["seed"] in base
-    ]
-    return statistics.fmean(gaps) if gaps else None

@@ -26,7 +26,8 @@ class SearchSettings:
         formats: what weights, activations, errors and gradients may take, beside the reference's.
         objective: a name of ``OBJECTIVES``.
         technology: energy table, see ``lp.cost``.
-        within: points of accuracy that the chosen plan may lie below the reference.
+        within: points of accuracy that the chosen plan may lie below the reference; with final
+            seeds, the mean less its standard error.
         trials: trainings in all, the reference's included, those stopped early too.
         seeds: of the final training of the chosen plan and the reference; 0 leaves it out.
         final_epochs: of that training; None for the trials'.
@@ -43,7 +44,7 @@ class SearchSettings:
     technology: str = "45nm"
     within: float = 0.2
     trials: int = 30
-    seeds: int = 2
+    seeds: int = 3
     final_epochs: int | None = None
     sampler: str = "nsga2"
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ..run import RunResult
 from ..table import by_label, spread
 from .front import Trial
-from .loop import Outcome, gap
+from .gap import gap
+from .loop import Outcome
 
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 NOTES = (
@@ -16,7 +17,8 @@ NOTES = (
     " docs/cost.md says what it leaves out.",
     "memory: parameters, compensation, states, gradients and activations of training, by lp.cost.",
     "test accuracy: trained anew on the whole training set with seeds that no trial saw; mean and"
-    " standard deviation of one run, differences seed by seed.",
+    " standard deviation of one run, differences seed by seed. A plan is chosen if its mean less"
+    " the standard error, which the sentence above gives, keeps the tolerance.",
 )
 
 
@@ -38,16 +40,18 @@ def verdict(outcome: Outcome) -> str:
     tried = f"{trained} plans trained, {len(outcome.trials) - trained} skipped unseen"
     if chosen.levels == reference.levels:
         return f"No plan within {outcome.settings.within:g} points saves {objective}; {tried}."
-    points = outcome.gap
-    told = "held-out accuracy" if points is None else "test accuracy"
-    if points is None:
+    found = outcome.gap
+    if found is None:
         assert chosen.accuracy is not None
         assert reference.accuracy is not None
-        points = 100 * (chosen.accuracy - reference.accuracy)
+        points = f"{100 * (chosen.accuracy - reference.accuracy):+.2f} points of held-out accuracy"
+    else:
+        error = f" ± {found.error:.2f}" if len(found.points) > 1 else ""
+        points = f"{found.mean:+.2f}{error} points of test accuracy"
     return (
         f"{chosen.name} takes {outcome.saving:.1%} less {objective} than {reference.name},"
         f" {amount(chosen.price, objective)} against {amount(reference.price, objective)}, at"
-        f" {points:+.2f} points of {told}; {tried}."
+        f" {points}; {tried}."
     )
 
 
@@ -97,7 +101,7 @@ def final_rows(outcome: Outcome) -> Rows:
                 label,
                 str(len(group)),
                 spread([100 * r.accuracy for r in group], "{:.2f}", " %"),
-                _against(outcome.final, group, reference.name, label),
+                _against(outcome.final, reference.name, label),
                 amount(cost, objective),
                 f"{cost / reference.price - 1:+.1%}",
             )
@@ -105,11 +109,9 @@ def final_rows(outcome: Outcome) -> Rows:
     return ("plan", "seeds", "test accuracy", "points", objective, "against"), rows
 
 
-def _against(
-    results: Sequence[RunResult], group: Sequence[RunResult], reference: str, label: str
-) -> str:
+def _against(results: Sequence[RunResult], reference: str, label: str) -> str:
     if label == reference:
         return ""
-    base = {r.config["seed"]: r.accuracy for r in results if r.label == reference}
-    assert gap(results, reference, label) is not None
-    return spread([100 * (r.accuracy - base[r.config["seed"]]) for r in group], "{:+.2f}")
+    found = gap(results, reference, label)
+    assert found is not None
+    return spread(found.points, "{:+.2f}")
