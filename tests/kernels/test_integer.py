@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from limprec.errors import KernelError
 from limprec.formats import Rounding, parse_precision
 from limprec.kernels import Key, round_to
 from limprec.kernels.matmul import integer, operands, real, windows
+from limprec.kernels.matmul.code_products import multiply_codes
 from limprec.kernels.matmul.integer import PEAK, SYMMETRIC_PEAK, integer_matmul
 from limprec.kernels.matmul.operands import can_be_real, round_operand, to_values, why_not_real
 from limprec.kernels.matmul.real import Role, Roundings, real_linear, real_matmul
@@ -389,11 +391,11 @@ def test_what_is_not_finite_is_never_hidden(bad: float, name: str) -> None:
 def test_what_is_not_needed_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     r, shapes = roundings("dfx8"), []
 
-    def product(a: Tensor, b: Tensor, peak: int = PEAK) -> Tensor:
+    def product(a: Tensor, b: Tensor, *others: Any) -> Tensor:
         shapes.append((a.shape[0], b.shape[1]))
-        return integer_matmul(a, b, peak)
+        return multiply_codes(a, b, *others)
 
-    monkeypatch.setattr(real, "integer_matmul", product)
+    monkeypatch.setattr(real, "multiply_codes", product)
     x, w, b = leaf(4, 6, seed=0), leaf(5, 6, seed=1), leaf(5, seed=2)
     real_linear(x.detach(), w, b.detach(), r).sum().backward()
     assert shapes == [(4, 5), (5, 6)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +25,7 @@ def product_of(
 ) -> Product | None:
     """Return what computes a function on integers, None for one that stays in the carrier.
 
-    Linear layers, convolutions, and products with a matrix that is a weight have integer products;
-    those of two activations (attention's inner ones) do not: of batches of small matrices an int8
-    product is no faster than a float32 one, and its sums of up to 1,040 terms are exact there too.
+    Linear layers, convolutions, and products with a matrix that is a weight have integer products.
     """
     given = dict(zip(operator.names, args, strict=False)) | kwargs
     if operator.word == "linear":
@@ -49,6 +47,30 @@ def compute(layer: LayerState, call: int, product: Product, tensors: dict[str, T
     """Compute a function on integers, and tell of its roundings if somebody listens."""
     y = product(roundings_of(layer, call, next(iter(tensors.values())).dtype))
     return y if layer.tell is None else _told(layer, call, y, tensors)
+
+
+def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:
+    """Return Qa(a) Qa(b), with Qe behind it; ``are_pair`` of the tensors."""
+    first, second, error = (
+        _role(layer, call, a.dtype, role, stream)
+        for role, stream in (
+            ("activation", "activation"),
+            ("activation", "activation 2"),
+            ("error", "error"),
+        )
+    )
+    assert first is not None
+    assert second is not None
+    how = Roundings(first, second, error)
+    y = real_matmul(a, b, how)
+    if layer.tell is None:
+        return y
+    return _tell(layer, (("activation", first, a), ("activation", second, b)), how, y)
+
+
+def are_pair(a: Tensor, b: Tensor) -> bool:
+    """Whether two activations are matrices, or batches of them, that go together one by one."""
+    return a.ndim == b.ndim >= 2 and a.shape[:-2] == b.shape[:-2]
 
 
 def codes_of(layer: LayerState, call: int, weight: Tensor) -> Operand:
@@ -73,10 +95,7 @@ def roundings_of(layer: LayerState, call: int, dtype: Any) -> Roundings:
     """Return how the operands of a layer are rounded."""
 
     def role(name: str, stream: str | None = None) -> Role | None:
-        precision = layer.precision(name, dtype)
-        if precision is None:
-            return None
-        return precision, layer.key(precision, stream or name, call)  # type: ignore[return-value]
+        return _role(layer, call, dtype, name, stream or name)
 
     activation, weight = role("activation"), role("weight")
     assert activation is not None
@@ -86,15 +105,38 @@ def roundings_of(layer: LayerState, call: int, dtype: Any) -> Roundings:
     return Roundings(activation, weight, role("error"), role("gradient"), bias, behind)
 
 
+def _role(layer: LayerState, call: int, dtype: Any, name: str, stream: str) -> Role | None:
+    precision = layer.precision(name, dtype)
+    if precision is None:
+        return None
+    return precision, layer.key(precision, stream, call)  # type: ignore[return-value]
+
+
 def _told(layer: LayerState, call: int, y: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-    """Tell of the roundings that happened inside; of the gradients as they come out, rounded."""
-    tell, how = layer.tell, roundings_of(layer, call, y.dtype)
-    assert tell is not None
+    """Tell of the roundings that happened inside."""
+    how = roundings_of(layer, call, y.dtype)
+    operands = []
     for name, tensor in tensors.items():
         role = "activation" if name in ("input", "mat1") else "weight"
         if name == "bias":
             role = "bias"
-        rounding: Role | None = getattr(how, role)
+        operands.append((role, getattr(how, role), tensor))
+    return _tell(layer, operands, how, y)
+
+
+def _tell(
+    layer: LayerState,
+    operands: Iterable[tuple[str, Role | None, Tensor]],
+    how: Roundings,
+    y: Tensor,
+) -> Tensor:
+    """Tell of the operands' roundings, and of the error's when it comes.
+
+    Gradients are told of as they come out, rounded.
+    """
+    tell = layer.tell
+    assert tell is not None
+    for role, rounding, tensor in operands:
         after = tensor if rounding is None else round_to(tensor.detach(), *rounding)
         tell(role, tensor.detach(), after, layer.plan[role])
 

@@ -86,8 +86,11 @@ def multiply(
 
 def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:
     """Return the matrix product of two rounded activations, with Qe behind it."""
+    way = layer.model.compute
+    if way is Compute.REAL and can(way, layer.plan) and integers.are_pair(a, b):
+        return integers.multiply_pair(layer, call, a, b)
     kept = Kept() if layer.model.saves_codes else None
-    fast = layer.model.compute is Compute.FAST and can(Compute.FAST, layer.plan)
+    fast = way is Compute.FAST and can(way, layer.plan)
     own = contracting_as(layer, call, torch.matmul, _PAIR, NARROW if fast else None)
     inside = own.inside if own else frozenset()
     if "activation" not in inside:

@@ -21,8 +21,8 @@ PEAK = 128 * 128
 """The largest magnitude of a product of two int8 codes."""
 SYMMETRIC_PEAK = 127 * 127
 """The same where no code is -128."""
-_INT32_MAX = 2**31 - 1
-_FLOAT32_WHOLE = 2**24
+INT32_MAX = 2**31 - 1
+FLOAT32_WHOLE = 2**24
 """Up to here every integer is a float32 number."""
 
 
@@ -45,7 +45,7 @@ def integer_matmul(a: Tensor, b: Tensor, peak: int = PEAK) -> Tensor:
         KernelError: for other dtypes, shapes that do not fit, or tensors without data (meta).
     """
     _check(a, b)
-    length, terms = a.shape[1], _INT32_MAX // peak
+    length, terms = a.shape[1], INT32_MAX // peak
     if a.numel() == 0 or b.numel() == 0:
         return a.new_zeros(a.shape[0], b.shape[1], dtype=torch.int32)
     product = _chunk if is_exact(a.device) else _float_product
@@ -122,7 +122,7 @@ def _cuda_product(a: Tensor, b: Tensor) -> Tensor:
 
 def _float_product(a: Tensor, b: Tensor) -> Tensor:
     """Return the product, int32, from float32 sums so short that each is a whole number."""
-    terms = _FLOAT32_WHOLE // PEAK
+    terms = FLOAT32_WHOLE // PEAK
     total = torch.zeros(a.shape[0], b.shape[1], dtype=torch.int32, device=a.device)
     for start in range(0, a.shape[1], terms):
         x, y = a[:, start : start + terms], b[start : start + terms]

@@ -101,7 +101,8 @@ def to_values(
     """Return ``total * scale``, rounded once to float32, plus ``bias`` in float32, in ``dtype``.
 
     Args:
-        total: int32 or int64 sums of products of codes; its memory may be taken for the result.
+        total: sums of products of codes, int32 or int64, or float32 or float64 that hold them
+            exactly; its memory may be taken for the result.
         scale: what a unit of them is worth; NaN makes all NaN.
         dtype: of the result; float64 keeps the product as it is.
         bias: one addend for each index of the last axis, or None.
@@ -119,6 +120,7 @@ def to_values(
             total, scale, None if bias is None else bias.contiguous()
         )
         return total.view(torch.float32).to(dtype)
+    narrow = narrow or (total.dtype == torch.float32 and isinstance(scale, float))
     if narrow and is_exact_in_float32(scale):  # type: ignore[arg-type]  # narrow: it is a float
         y = total.to(torch.float32).mul_(scale)
     else:

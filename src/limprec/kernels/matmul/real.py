@@ -2,7 +2,7 @@
 
 A layer y = op(x, w) computes op(Qa(x), Qw(w)) on codes; going back, e = Qe(dL/dy) becomes codes
 too, and feeds dL/dx = op'(e, Qw(w)) and Qg(op'(e, Qa(x))). Each sum of products of codes is exact
-and is rounded once, to float32, when it is multiplied by the two scales (``to_values``). What
+and is rounded once, to float32, when it is multiplied by the two scales. What
 autograd saves are codes, one byte an element.
 
 NaN: a tensor that holds one has no codes (dynamic fixed point and affine integers: neither has one
@@ -22,8 +22,9 @@ from ...errors import KernelError
 from ...formats import FixedPoint, Precision
 from ..dispatch import round_to
 from ..random import Key
-from .integer import PEAK, SYMMETRIC_PEAK, integer_matmul
-from .operands import Operand, check_real, round_operand, to_values, worth
+from .code_products import multiply_codes
+from .integer import PEAK, SYMMETRIC_PEAK
+from .operands import Operand, check_real, round_operand, worth
 
 Role = tuple[Precision, Key | None]
 """How one operand is rounded; the key is needed where the precision is stochastic."""
@@ -91,24 +92,56 @@ def real_matmul(a: Tensor, b: Tensor, roundings: Roundings) -> Tensor:
 
     Args:
         a: (..., M, K) or (K,), float32, bfloat16, float16 or float64.
-        b: (K, N), of the dtype of ``a``.
+        b: (K, N), or (..., K, N) with the leading axes of ``a``; of the dtype of ``a``.
         roundings: ``activation`` rounds ``a``, ``weight`` rounds ``b``, ``gradient`` the gradient
             with respect to ``b``.
 
     Returns:
-        (..., M, N) or (N,) in the dtype of ``a``. NaN as in ``real_linear``.
+        (..., M, N) or (N,) in the dtype of ``a``. NaN as in ``real_linear``: in one matrix of a
+        batch it makes all of the batch NaN.
 
     Raises:
         KernelError: as ``real_linear``.
     """
     check("real_matmul", a, b, None, roundings)
-    if b.ndim != 2 or a.ndim < 1 or a.shape[-1] != b.shape[0]:
+    batched = b.ndim > 2 and a.shape[:-2] == b.shape[:-2]
+    if a.ndim < 1 or b.ndim < 2 or a.shape[-1] != b.shape[-2] or not (b.ndim == 2 or batched):
         raise KernelError(
             "real_matmul",
             f"shapes {tuple(a.shape)} and {tuple(b.shape)}",
-            "give (..., K) and (K, N)",
+            "give (..., K) and (K, N), or (..., M, K) and (..., K, N) with the same leading axes",
         )
+    if batched:
+        return apply(_Batch, a, b, roundings)
     return apply(_Product, a, b, None, roundings, False, None)
+
+
+class _Batch(torch.autograd.Function):
+    """(..., M, K) times (..., K, N)."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, roundings: Roundings) -> Tensor:
+        """Round to codes, multiply, and keep the codes that the way back needs."""
+        x = round_operand(a, *roundings.activation)
+        y = round_operand(b, *roundings.weight)
+        ctx.roundings, ctx.dtypes = roundings, (a.dtype, b.dtype)
+        need_a, need_b = ctx.needs_input_grad[:2]
+        save(ctx, x if need_b else None, y if need_a else None)
+        return multiply_codes(x.codes, y.codes, worth(x, y), a.dtype, peak(roundings))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Round the error to codes, and multiply what is needed."""
+        roundings, (x, y), most = ctx.roundings, saved(ctx), peak(ctx.roundings)
+        e = round_operand(grad, *roundings.error)
+        grad_a = grad_b = None
+        if ctx.needs_input_grad[0]:
+            grad_a = multiply_codes(e.codes, y.codes.mT, worth(e, y), ctx.dtypes[0], most)
+        if ctx.needs_input_grad[1]:
+            grad_b = multiply_codes(x.codes.mT, e.codes, worth(x, e), ctx.dtypes[1], most)
+            grad_b = round_in_place(grad_b, roundings.gradient)
+        return grad_a, grad_b, None
 
 
 class _Product(torch.autograd.Function):
@@ -132,8 +165,9 @@ class _Product(torch.autograd.Function):
         need_x, need_weight = ctx.needs_input_grad[:2]
         save(ctx, a if need_weight else None, w if need_x else None)
         matrix = w.codes.t() if transposed else w.codes
-        total = integer_matmul(_rows(a.codes), matrix, peak(roundings))
-        y = to_values(total, worth(a, w), x.dtype, round_bias(bias, roundings))
+        added = round_bias(bias, roundings)
+        rows, most = _rows(a.codes), peak(roundings)
+        y = multiply_codes(rows, matrix, worth(a, w), x.dtype, most, added)
         return y.view(*x.shape[:-1], matrix.shape[1])
 
     @staticmethod
@@ -143,23 +177,21 @@ class _Product(torch.autograd.Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         roundings, (a, w) = ctx.roundings, saved(ctx)
         e = round_operand(grad, *roundings.error)
-        rows = _rows(e.codes)
+        rows, most = _rows(e.codes), peak(roundings)
         grad_x = grad_weight = grad_bias = None
         if need_x:
             matrix = w.codes if ctx.transposed else w.codes.t()
-            total = integer_matmul(rows, matrix, peak(roundings))
-            grad_x = to_values(total, worth(e, w), ctx.dtypes[0])
+            grad_x = multiply_codes(rows, matrix, worth(e, w), ctx.dtypes[0], most)
             grad_x = grad_x.view(*grad.shape[:-1], matrix.shape[1])
         if need_weight:
             inputs = _rows(a.codes)
             factors = (rows, inputs) if ctx.transposed else (inputs, rows)
-            total = integer_matmul(factors[0].t(), factors[1], peak(roundings))
-            grad_weight = to_values(total, worth(e, a), ctx.dtypes[1])
+            left, right = factors[0].t(), factors[1]
+            grad_weight = multiply_codes(left, right, worth(e, a), ctx.dtypes[1], most)
             grad_weight = round_in_place(grad_weight, roundings.gradient)
         if need_bias:
             ones = rows.new_ones(1, rows.shape[0])
-            total = integer_matmul(ones, rows, 128)[0]
-            grad_bias = to_values(total, worth(e), ctx.dtypes[2])
+            grad_bias = multiply_codes(ones, rows, worth(e), ctx.dtypes[2], 128)[0]
             grad_bias = round_in_place(grad_bias, roundings.bias_gradient)
         return grad_x, grad_weight, grad_bias, None, None, None
 

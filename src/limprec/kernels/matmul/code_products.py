@@ -1,0 +1,56 @@
+"""Products of int8 codes that leave as values: each sum exact, times a scale, rounded once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .integer import FLOAT32_WHOLE, INT32_MAX, PEAK, integer_matmul
+from .operands import has_native, to_values
+
+_MOST_TERMS = INT32_MAX // PEAK
+_NATIVE = "codes_matmul"
+
+
+def multiply_codes(
+    a: Tensor,
+    b: Tensor,
+    scale: float | Tensor,
+    dtype: torch.dtype,
+    peak: int = PEAK,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Return ``(a @ b) * scale + bias`` of matrices, or of batches of matrices, of int8 codes.
+
+    Where the extension is there and the CPU has AVX-512 VNNI the sums become values as they leave
+    the registers. Elsewhere a matrix times a matrix is PyTorch's int8 product, and batches are
+    products in float32, or in float64 where sums of so many terms might be no float32 numbers.
+
+    Args:
+        a: (..., M, K) int8.
+        b: (..., K, N) int8, with the leading axes of ``a``, on its device.
+        scale: what a unit of the sums is worth; NaN makes all NaN.
+        dtype: of the result; float64 keeps the product as it is.
+        peak: no product of an element of ``a`` and one of ``b`` is larger in magnitude.
+        bias: (N,), added in float32 after the product is rounded to it, or None.
+
+    Returns:
+        (..., M, N), row-major; 0 * scale, plus the bias, where K is 0.
+    """
+    fused = a.is_cpu and isinstance(scale, float) and dtype != torch.float64
+    if fused and a.shape[-1] <= _MOST_TERMS and has_native(_NATIVE):
+        out = torch.empty(*a.shape[:-1], b.shape[-1], dtype=torch.float32)
+        addend = None if bias is None else bias.to(torch.float32).contiguous()
+        torch.ops.limprec.codes_matmul.default(_dense(a), _dense(b), out, scale, addend)
+        return out.to(dtype)
+    if a.ndim == 2:
+        return to_values(integer_matmul(a, b, peak), scale, dtype, bias)
+    wide = torch.float32 if a.shape[-1] * peak <= FLOAT32_WHOLE else torch.float64
+    return to_values(a.to(wide) @ b.to(wide), scale, dtype, bias)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Return codes whose rows or columns are without gaps."""
+    row, column = x.stride()[-2:]
+    good = row == 1 or column == 1 or min(x.shape[-2:]) <= 1
+    return x if good else x.contiguous()

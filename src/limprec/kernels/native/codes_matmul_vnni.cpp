@@ -1,0 +1,307 @@
+// The product of int8 matrices with the dot product of bytes of AVX-512 VNNI.
+//
+// vpdpbusd multiplies unsigned bytes by signed ones and adds four products to a 32-bit lane, without
+// saturation. The codes of b become unsigned by adding 128, which is taken back with the sums of
+// a's rows: sum a b = sum a (b + 128) - 128 sum a, modulo 2^32. b is packed so that a vector holds
+// four terms of 16 columns; of a four terms of one row are broadcast. Bytes of b beyond the last
+// term are 0, so that those of a may be anything.
+#include "codes_matmul.h"
+
+#if defined(LIMPREC_X86)
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // false alarms in GCC's own AVX-512 header
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#define VNNI_INLINE inline __attribute__((always_inline)) VNNI
+
+namespace limprec {
+namespace {
+
+constexpr int LANES = 16;                     // columns in a vector
+constexpr int TILE = 12;                      // rows of a tile, which is two vectors wide
+constexpr int64_t PACKED_BYTES = 768 * 1024;  // of b, to stay in the second cache
+
+constexpr int64_t BLOCK_ROWS = 8 * TILE;
+
+int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Four rows of at most 64 bytes each, of which the mask is there, to four vectors: in each 32-bit
+// lane one byte of each row, of 16 neighbours.
+VNNI_INLINE void interleave(const __m512i* rows, __m512i* out) {
+  const __m512i a = _mm512_unpacklo_epi8(rows[0], rows[1]), b = _mm512_unpackhi_epi8(rows[0], rows[1]);
+  const __m512i c = _mm512_unpacklo_epi8(rows[2], rows[3]), d = _mm512_unpackhi_epi8(rows[2], rows[3]);
+  const __m512i e = _mm512_unpacklo_epi16(a, c), f = _mm512_unpackhi_epi16(a, c);
+  const __m512i g = _mm512_unpacklo_epi16(b, d), h = _mm512_unpackhi_epi16(b, d);
+  // Lane i of 128 bits: e has neighbours 16 i .. +3, f +4 .. +7, g +8 .. +11, h +12 .. +15.
+  const __m512i ef0 = _mm512_shuffle_i32x4(e, f, 0x44), ef1 = _mm512_shuffle_i32x4(e, f, 0xee);
+  const __m512i gh0 = _mm512_shuffle_i32x4(g, h, 0x44), gh1 = _mm512_shuffle_i32x4(g, h, 0xee);
+  // ef0 = e0 e1 f0 f1, gh0 = g0 g1 h0 h1: out0 = e0 f0 g0 h0.
+  out[0] = _mm512_shuffle_i32x4(ef0, gh0, 0x88);
+  out[1] = _mm512_shuffle_i32x4(ef0, gh0, 0xdd);
+  out[2] = _mm512_shuffle_i32x4(ef1, gh1, 0x88);
+  out[3] = _mm512_shuffle_i32x4(ef1, gh1, 0xdd);
+}
+
+VNNI_INLINE __mmask64 first(int64_t count) {
+  return count >= 64 ? ~__mmask64{0} : count <= 0 ? 0 : (__mmask64{1} << count) - 1;
+}
+
+// Packs `terms` rows (step bytes apart) of `count` neighbouring bytes: out[t / 4][i][t % 4], `wide`
+// neighbours a row of out. With a flip of 0x80 codes become unsigned; what is beyond is 0.
+VNNI void pack_across(const int8_t* from, int64_t step, int64_t terms, int64_t count, int64_t wide,
+                      char flip, char* out) {
+  const __m512i change = _mm512_set1_epi8(flip);
+  for (int64_t t = 0; t < terms; t += 4)
+    for (int64_t i = 0; i < wide; i += 64) {
+      const __mmask64 there = first(count - i);
+      __m512i rows[4], packed[4];
+      for (int r = 0; r < 4; r++) {
+        const __mmask64 taken = t + r < terms ? there : 0;
+        const __m512i bytes = _mm512_maskz_loadu_epi8(taken, from + (t + r) * step + i);
+        rows[r] = _mm512_maskz_mov_epi8(taken, _mm512_xor_si512(bytes, change));
+      }
+      interleave(rows, packed);
+      char* to = out + t * wide + 4 * i;
+      for (int v = 0; v < 4 && i + LANES * v < wide; v++)
+        _mm512_storeu_si512(to + 64 * v, packed[v]);
+    }
+}
+
+// 16 vectors of 16 lanes, transposed.
+VNNI_INLINE void transpose(__m512i* x) {
+  __m512i y[16];
+  for (int i = 0; i < 16; i += 4) {
+    const __m512i a = _mm512_unpacklo_epi32(x[i], x[i + 1]), b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    const __m512i c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]);
+    const __m512i d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
+    y[i] = _mm512_unpacklo_epi64(a, c), y[i + 1] = _mm512_unpackhi_epi64(a, c);
+    y[i + 2] = _mm512_unpacklo_epi64(b, d), y[i + 3] = _mm512_unpackhi_epi64(b, d);
+  }
+  // y[4 g + j]: in part p the lanes 4 p + j of rows 4 g .. 4 g + 3.
+  for (int j = 0; j < 4; j++) {
+    const __m512i a = _mm512_shuffle_i32x4(y[j], y[4 + j], 0x44);
+    const __m512i b = _mm512_shuffle_i32x4(y[j], y[4 + j], 0xee);
+    const __m512i c = _mm512_shuffle_i32x4(y[8 + j], y[12 + j], 0x44);
+    const __m512i d = _mm512_shuffle_i32x4(y[8 + j], y[12 + j], 0xee);
+    x[j] = _mm512_shuffle_i32x4(a, c, 0x88), x[4 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    x[8 + j] = _mm512_shuffle_i32x4(b, d, 0x88), x[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+}
+
+// The same layout from `count` columns (step bytes apart) of `terms` neighbouring bytes.
+VNNI void pack_along(const int8_t* from, int64_t step, int64_t terms, int64_t count, int64_t wide,
+                     char flip, char* out) {
+  const __m512i change = _mm512_set1_epi8(flip);
+  for (int64_t i = 0; i < wide; i += LANES)
+    for (int64_t t = 0; t < terms; t += 64) {
+      const __mmask64 there = first(terms - t);
+      __m512i x[16];
+      for (int r = 0; r < 16; r++) {
+        const __mmask64 taken = i + r < count ? there : 0;
+        const __m512i bytes = _mm512_maskz_loadu_epi8(taken, from + (i + r) * step + t);
+        x[r] = _mm512_maskz_mov_epi8(taken, _mm512_xor_si512(bytes, change));
+      }
+      transpose(x);
+      for (int64_t q = 0; q < 16 && t + 4 * q < terms; q++)
+        _mm512_storeu_si512(out + (t + 4 * q) * wide + 4 * i, x[q]);
+    }
+}
+
+// Where the rows of a tile of a are: four terms of row r at data + group * next + r * row.
+struct Rows {
+  const char* data;
+  int64_t row, next;
+};
+
+// -128 times the sums of the rows of a tile.
+VNNI void corrections(const Rows& a, int rows, int64_t terms, int32_t* out) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  if (a.next != 4) {  // packed: rows are neighbours, padded with zeros
+    __m512i sum = _mm512_setzero_si512();
+    const __mmask16 taken = static_cast<__mmask16>((1u << rows) - 1);
+    for (int64_t t = 0; t < terms; t += 4)
+      sum = _mm512_dpbusd_epi32(sum, ones, _mm512_maskz_loadu_epi32(taken, a.data + t / 4 * a.next));
+    _mm512_mask_storeu_epi32(out, taken, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-128)));
+    return;
+  }
+  for (int r = 0; r < rows; r++) {
+    __m512i sum = _mm512_setzero_si512();
+    for (int64_t t = 0; t < terms; t += 64)
+      sum = _mm512_dpbusd_epi32(
+          sum, ones, _mm512_maskz_loadu_epi8(first(terms - t), a.data + r * a.row + t));
+    out[r] = -128 * _mm512_reduce_add_epi32(sum);
+  }
+}
+
+// Which numbers a tile's sums become.
+struct Finish {
+  bool narrow;  // whether float32 arithmetic rounds once
+  double scale;
+  const float* bias;
+  float* out;
+  int64_t stride;
+  int64_t columns;  // of the tile that are there
+};
+
+template <int V>
+VNNI_INLINE __m512 value(__m512i sum, const Finish& f) {
+  if (f.narrow)
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(static_cast<float>(f.scale)));
+  const __m512d scale = _mm512_set1_pd(f.scale);
+  const __m512d low = _mm512_cvtepi32_pd(_mm512_castsi512_si256(sum));
+  const __m512d high = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(sum, 1));
+  const __m256 a = _mm512_cvtpd_ps(_mm512_mul_pd(low, scale));
+  const __m256 b = _mm512_cvtpd_ps(_mm512_mul_pd(high, scale));
+  return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1);
+}
+
+template <int R, int V>
+VNNI void tile(const Rows& a, const char* b, int64_t next_b, int64_t groups, const int32_t* start,
+               const Finish& f) {
+  __m512i sums[R][V];
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) sums[r][v] = _mm512_set1_epi32(start[r]);
+  const char* from = a.data;
+  const int64_t row = a.row, next = a.next;
+  for (int64_t g = 0; g < groups; g++, b += next_b, from += next) {
+    __m512i terms[V];
+    for (int v = 0; v < V; v++) terms[v] = _mm512_loadu_si512(b + 64 * v);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+      int32_t four;
+      std::memcpy(&four, from + r * row, 4);
+      const __m512i each = _mm512_set1_epi32(four);
+      for (int v = 0; v < V; v++) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], terms[v], each);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) {
+      const int64_t left = f.columns - LANES * v;
+      const __mmask16 taken = left >= LANES ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
+      __m512 y = value<V>(sums[r][v], f);
+      if (f.bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(taken, f.bias + LANES * v));
+      _mm512_mask_storeu_ps(f.out + r * f.stride + LANES * v, taken, y);
+    }
+}
+
+using Tile = void (*)(const Rows&, const char*, int64_t, int64_t, const int32_t*, const Finish&);
+
+template <int V>
+Tile tile_of(int rows) {
+  static constexpr Tile all[] = {tile<1, V>, tile<2, V>, tile<3, V>,  tile<4, V>,  tile<5, V>, tile<6, V>,
+                                 tile<7, V>, tile<8, V>, tile<9, V>, tile<10, V>, tile<11, V>, tile<12, V>};
+  return all[rows - 1];
+}
+
+bool exact_in_float32(double scale) {
+  int exponent;
+  return scale >= 0x1p-126 && scale <= 0x1p96 && std::frexp(scale, &exponent) == 0.5;
+}
+
+struct Room {
+  explicit Room(int64_t bytes)
+      : data(static_cast<char*>(
+            ::operator new(static_cast<size_t>(bytes) + 64, std::align_val_t{64}))) {}
+  ~Room() { ::operator delete(data, std::align_val_t{64}); }
+  Room(const Room&) = delete;
+  Room& operator=(const Room&) = delete;
+  char* const data;
+};
+
+// The rows of a, ready to be broadcast: where they are, or packed.
+VNNI Rows rows_of(const Matrix& a, int64_t row, int64_t count, int64_t terms, char* room) {
+  const int8_t* from = a.at(row, 0);
+  if (a.column == 1 && terms % 4 == 0) return {reinterpret_cast<const char*>(from), a.row, 4};
+  if (a.column == 1) {
+    const int64_t step = up(terms, 4);
+    for (int64_t r = 0; r < count; r++) std::memcpy(room + r * step, from + r * a.row, static_cast<size_t>(terms));
+    return {room, step, 4};
+  }
+  pack_across(from, a.column, terms, count, BLOCK_ROWS, 0, room);
+  return {room, 4, 4 * BLOCK_ROWS};
+}
+
+// Columns that are packed together.
+int64_t block_columns(const CodesProduct& p) {
+  const int64_t all = up(p.columns, 2 * LANES), blocks = up(all * p.length, PACKED_BYTES) / PACKED_BYTES;
+  return blocks > 1 ? up(up(all, blocks) / blocks, 2 * LANES) : all;
+}
+
+}  // namespace
+
+bool has_codes_matmul() {
+  static const bool has = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  return has;
+}
+
+int64_t codes_across(const CodesProduct& p) {
+  const int64_t wide = block_columns(p);
+  return (p.columns + wide - 1) / wide;
+}
+
+int64_t codes_down(const CodesProduct& p) { return (p.rows + BLOCK_ROWS - 1) / BLOCK_ROWS; }
+
+VNNI void multiply_codes(const CodesProduct& p, int64_t begin, int64_t end) {
+  const int64_t wide = block_columns(p), padded = up(p.length, 4);
+  const int64_t down = codes_down(p), across = codes_across(p);
+  const Room for_b(padded * wide), for_a(padded * BLOCK_ROWS);
+  const bool narrow = exact_in_float32(p.scale);
+  int64_t packed = -1;
+  for (int64_t item = begin; item < end; item++) {
+    const int64_t block = item / down, matrix = block / across;
+    const int64_t column = block % across * wide, columns = std::min(wide, p.columns - column);
+    const int64_t row = item % down * BLOCK_ROWS, rows = std::min(BLOCK_ROWS, p.rows - row);
+    if (block != packed) {
+      const int8_t* from = p.b.at(0, column) + p.b_starts[matrix];
+      const auto pack = p.b.column == 1 ? pack_across : pack_along;
+      pack(from, p.b.column == 1 ? p.b.row : p.b.column, p.length, columns, wide,
+           static_cast<char>(0x80), for_b.data);
+      packed = block;
+    }
+    const Matrix at{p.a.data + p.a_starts[matrix], p.a.row, p.a.column};
+    Rows a = rows_of(at, row, rows, p.length, for_a.data);
+    float* out = p.out + (matrix * p.rows + row) * p.columns + column;
+    for (int64_t r = 0; r < rows; r += TILE) {
+      const int count = static_cast<int>(std::min<int64_t>(TILE, rows - r));
+      int32_t start[LANES];
+      corrections(a, count, p.length, start);
+      for (int64_t c = 0; c < columns; c += 2 * LANES) {
+        const Finish f{narrow, p.scale, p.bias ? p.bias + column + c : nullptr, out + r * p.columns + c,
+                       p.columns, columns - c};
+        const Tile work = columns - c > LANES ? tile_of<2>(count) : tile_of<1>(count);
+        work(a, for_b.data + 4 * c, 4 * wide, padded / 4, start, f);
+      }
+      a.data += TILE * a.row;
+    }
+  }
+}
+
+}  // namespace limprec
+
+#else
+
+namespace limprec {
+
+bool has_codes_matmul() { return false; }
+int64_t codes_across(const CodesProduct&) { return 1; }
+int64_t codes_down(const CodesProduct&) { return 1; }
+void multiply_codes(const CodesProduct&, int64_t, int64_t) {}
+
+}  // namespace limprec
+
+#endif
