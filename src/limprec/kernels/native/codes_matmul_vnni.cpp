@@ -29,9 +29,10 @@ namespace limprec {
 namespace {
 
 constexpr int LANES = 16;                     // columns in a vector
-constexpr int TILE = 12;                      // rows of a tile, which is two vectors wide
+constexpr int TILE = 12, WIDTH = 2;           // of a tile: rows, vectors of columns
 constexpr int64_t PACKED_BYTES = 768 * 1024;  // of b, to stay in the second cache
 
+constexpr int64_t AHEAD = 32;                 // rows, to be fetched early
 constexpr int64_t BLOCK_ROWS = 8 * TILE;
 
 int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
@@ -57,25 +58,54 @@ VNNI_INLINE __mmask64 first(int64_t count) {
   return count >= 64 ? ~__mmask64{0} : count <= 0 ? 0 : (__mmask64{1} << count) - 1;
 }
 
-// Packs `terms` rows (step bytes apart) of `count` neighbouring bytes: out[t / 4][i][t % 4], `wide`
-// neighbours a row of out. With a flip of 0x80 codes become unsigned; what is beyond is 0.
-VNNI void pack_across(const int8_t* from, int64_t step, int64_t terms, int64_t count, int64_t wide,
-                      char flip, char* out) {
+// Where four terms of a neighbour go: tiles of neighbours together, with all their terms.
+template <int TOGETHER>
+struct Packed {
+  char* data;
+  int64_t groups;  // fours of terms
+
+  char* at(int64_t neighbour, int64_t group) const {
+    const int64_t tile = neighbour / TOGETHER, inside = neighbour % TOGETHER;
+    return data + 4 * ((tile * groups + group) * TOGETHER + inside);
+  }
+};
+
+// Packs `terms` rows (step bytes apart) of `count` neighbouring bytes, as far as whole tiles go.
+// With a flip of 0x80 codes become unsigned; what is beyond is 0.
+template <int TOGETHER>
+VNNI void pack_across(const int8_t* from, int64_t step, int64_t terms, int64_t count, char flip,
+                      const Packed<TOGETHER>& out) {
+  constexpr int PARTS = TOGETHER % LANES == 0 ? 1 : 2;  // of a vector, each in a tile of its own
   const __m512i change = _mm512_set1_epi8(flip);
-  for (int64_t t = 0; t < terms; t += 4)
-    for (int64_t i = 0; i < wide; i += 64) {
-      const __mmask64 there = first(count - i);
+  const int64_t wide = up(count, TOGETHER);
+  for (int64_t i = 0; i < wide; i += 64) {
+    const __mmask64 there = first(count - i);
+    char* to[4][PARTS];
+    __mmask16 lanes[4][PARTS];
+    for (int v = 0; v < 4; v++) {
+      const int64_t neighbour = i + LANES * v, next = neighbour / TOGETHER * TOGETHER + TOGETHER;
+      const __mmask16 all = static_cast<__mmask16>(first(std::min<int64_t>(LANES, wide - neighbour)));
+      lanes[v][0] = all, to[v][0] = out.at(neighbour, 0);
+      if (PARTS == 1) continue;
+      const auto low = static_cast<__mmask16>(first(std::min<int64_t>(LANES, next - neighbour)));
+      lanes[v][0] = all & low, lanes[v][PARTS - 1] = static_cast<__mmask16>(all & ~low);
+      to[v][PARTS - 1] = out.at(next, 0) - 4 * (next - neighbour);
+    }
+    const int8_t* source = from + i;
+    for (int64_t t = 0, at = 0; t < terms; t += 4, source += 4 * step, at += 4 * TOGETHER) {
       __m512i rows[4], packed[4];
       for (int r = 0; r < 4; r++) {
         const __mmask64 taken = t + r < terms ? there : 0;
-        const __m512i bytes = _mm512_maskz_loadu_epi8(taken, from + (t + r) * step + i);
-        rows[r] = _mm512_maskz_mov_epi8(taken, _mm512_xor_si512(bytes, change));
+        _mm_prefetch(reinterpret_cast<const char*>(source) + (AHEAD + r) * step, _MM_HINT_T0);
+        rows[r] = _mm512_maskz_loadu_epi8(taken, source + r * step);
+        if (flip) rows[r] = _mm512_maskz_mov_epi8(taken, _mm512_xor_si512(rows[r], change));
       }
       interleave(rows, packed);
-      char* to = out + t * wide + 4 * i;
-      for (int v = 0; v < 4 && i + LANES * v < wide; v++)
-        _mm512_storeu_si512(to + 64 * v, packed[v]);
+      for (int v = 0; v < 4; v++)
+        for (int part = 0; part < PARTS; part++)
+          _mm512_mask_storeu_epi32(to[v][part] + at, lanes[v][part], packed[v]);
     }
+  }
 }
 
 // 16 vectors of 16 lanes, transposed.
@@ -99,11 +129,13 @@ VNNI_INLINE void transpose(__m512i* x) {
   }
 }
 
-// The same layout from `count` columns (step bytes apart) of `terms` neighbouring bytes.
-VNNI void pack_along(const int8_t* from, int64_t step, int64_t terms, int64_t count, int64_t wide,
-                     char flip, char* out) {
+// The same from `count` columns (step bytes apart) of `terms` neighbouring bytes; tiles are
+// multiples of a vector.
+template <int TOGETHER>
+VNNI void pack_along(const int8_t* from, int64_t step, int64_t terms, int64_t count, char flip,
+                     const Packed<TOGETHER>& out) {
   const __m512i change = _mm512_set1_epi8(flip);
-  for (int64_t i = 0; i < wide; i += LANES)
+  for (int64_t i = 0; i < up(count, TOGETHER); i += LANES)
     for (int64_t t = 0; t < terms; t += 64) {
       const __mmask64 there = first(terms - t);
       __m512i x[16];
@@ -114,7 +146,7 @@ VNNI void pack_along(const int8_t* from, int64_t step, int64_t terms, int64_t co
       }
       transpose(x);
       for (int64_t q = 0; q < 16 && t + 4 * q < terms; q++)
-        _mm512_storeu_si512(out + (t + 4 * q) * wide + 4 * i, x[q]);
+        _mm512_storeu_si512(out.at(i, t / 4 + q), x[q]);
     }
 }
 
@@ -122,17 +154,24 @@ VNNI void pack_along(const int8_t* from, int64_t step, int64_t terms, int64_t co
 struct Rows {
   const char* data;
   int64_t row, next;
+  int64_t tile;  // from one tile to the next
 };
 
 // -128 times the sums of the rows of a tile.
 VNNI void corrections(const Rows& a, int rows, int64_t terms, int32_t* out) {
   const __m512i ones = _mm512_set1_epi8(1);
-  if (a.next != 4) {  // packed: rows are neighbours, padded with zeros
-    __m512i sum = _mm512_setzero_si512();
-    const __mmask16 taken = static_cast<__mmask16>((1u << rows) - 1);
-    for (int64_t t = 0; t < terms; t += 4)
-      sum = _mm512_dpbusd_epi32(sum, ones, _mm512_maskz_loadu_epi32(taken, a.data + t / 4 * a.next));
-    _mm512_mask_storeu_epi32(out, taken, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-128)));
+  if (a.next != 4) {  // packed: the tile is whole, and three vectors hold four groups
+    static_assert(4 * TILE == 3 * LANES);
+    const int64_t bytes = (terms + 3) / 4 * 4 * TILE;
+    __m512i sums[3] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (int64_t at = 0; at < bytes; at += 192)
+      for (int v = 0; v < 3; v++)
+        sums[v] = _mm512_dpbusd_epi32(
+            sums[v], ones, _mm512_maskz_loadu_epi8(first(bytes - at - 64 * v), a.data + at + 64 * v));
+    int32_t each[4 * TILE];
+    for (int v = 0; v < 3; v++) _mm512_storeu_si512(each + LANES * v, sums[v]);
+    for (int r = 0; r < TILE; r++)
+      out[r] = -128 * (each[r] + each[TILE + r] + each[2 * TILE + r] + each[3 * TILE + r]);
     return;
   }
   for (int r = 0; r < rows; r++) {
@@ -167,14 +206,13 @@ VNNI_INLINE __m512 value(__m512i sum, const Finish& f) {
 }
 
 template <int R, int V>
-VNNI void tile(const Rows& a, const char* b, int64_t next_b, int64_t groups, const int32_t* start,
-               const Finish& f) {
+VNNI void tile(const Rows& a, const char* b, int64_t groups, const int32_t* start, const Finish& f) {
   __m512i sums[R][V];
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) sums[r][v] = _mm512_set1_epi32(start[r]);
   const char* from = a.data;
   const int64_t row = a.row, next = a.next;
-  for (int64_t g = 0; g < groups; g++, b += next_b, from += next) {
+  for (int64_t g = 0; g < groups; g++, b += 64 * WIDTH, from += next) {
     __m512i terms[V];
     for (int v = 0; v < V; v++) terms[v] = _mm512_loadu_si512(b + 64 * v);
 #pragma GCC unroll 16
@@ -197,7 +235,7 @@ VNNI void tile(const Rows& a, const char* b, int64_t next_b, int64_t groups, con
     }
 }
 
-using Tile = void (*)(const Rows&, const char*, int64_t, int64_t, const int32_t*, const Finish&);
+using Tile = void (*)(const Rows&, const char*, int64_t, const int32_t*, const Finish&);
 
 template <int V>
 Tile tile_of(int rows) {
@@ -224,20 +262,22 @@ struct Room {
 // The rows of a, ready to be broadcast: where they are, or packed.
 VNNI Rows rows_of(const Matrix& a, int64_t row, int64_t count, int64_t terms, char* room) {
   const int8_t* from = a.at(row, 0);
-  if (a.column == 1 && terms % 4 == 0) return {reinterpret_cast<const char*>(from), a.row, 4};
+  if (a.column == 1 && terms % 4 == 0)
+    return {reinterpret_cast<const char*>(from), a.row, 4, TILE * a.row};
+  const int64_t groups = (terms + 3) / 4;
   if (a.column == 1) {
-    const int64_t step = up(terms, 4);
-    for (int64_t r = 0; r < count; r++) std::memcpy(room + r * step, from + r * a.row, static_cast<size_t>(terms));
-    return {room, step, 4};
+    for (int64_t r = 0; r < count; r++)
+      std::memcpy(room + 4 * groups * r, from + r * a.row, static_cast<size_t>(terms));
+    return {room, 4 * groups, 4, TILE * 4 * groups};
   }
-  pack_across(from, a.column, terms, count, BLOCK_ROWS, 0, room);
-  return {room, 4, 4 * BLOCK_ROWS};
+  pack_across<TILE>(from, a.column, terms, count, 0, {room, groups});
+  return {room, 4, 4 * TILE, TILE * 4 * groups};
 }
 
 // Columns that are packed together.
 int64_t block_columns(const CodesProduct& p) {
-  const int64_t all = up(p.columns, 2 * LANES), blocks = up(all * p.length, PACKED_BYTES) / PACKED_BYTES;
-  return blocks > 1 ? up(up(all, blocks) / blocks, 2 * LANES) : all;
+  const int64_t all = up(p.columns, WIDTH * LANES), blocks = up(all * p.length, PACKED_BYTES) / PACKED_BYTES;
+  return blocks > 1 ? up(up(all, blocks) / blocks, WIDTH * LANES) : all;
 }
 
 }  // namespace
@@ -260,6 +300,7 @@ VNNI void multiply_codes(const CodesProduct& p, int64_t begin, int64_t end) {
   const int64_t wide = block_columns(p), padded = up(p.length, 4);
   const int64_t down = codes_down(p), across = codes_across(p);
   const Room for_b(padded * wide), for_a(padded * BLOCK_ROWS);
+  const Packed<WIDTH * LANES> whole{for_b.data, padded / 4};
   const bool narrow = exact_in_float32(p.scale);
   int64_t packed = -1;
   for (int64_t item = begin; item < end; item++) {
@@ -268,9 +309,9 @@ VNNI void multiply_codes(const CodesProduct& p, int64_t begin, int64_t end) {
     const int64_t row = item % down * BLOCK_ROWS, rows = std::min(BLOCK_ROWS, p.rows - row);
     if (block != packed) {
       const int8_t* from = p.b.at(0, column) + p.b_starts[matrix];
-      const auto pack = p.b.column == 1 ? pack_across : pack_along;
-      pack(from, p.b.column == 1 ? p.b.row : p.b.column, p.length, columns, wide,
-           static_cast<char>(0x80), for_b.data);
+      const auto pack = p.b.column == 1 ? pack_across<WIDTH * LANES> : pack_along<WIDTH * LANES>;
+      pack(from, p.b.column == 1 ? p.b.row : p.b.column, p.length, columns,
+           static_cast<char>(0x80), whole);
       packed = block;
     }
     const Matrix at{p.a.data + p.a_starts[matrix], p.a.row, p.a.column};
@@ -280,13 +321,13 @@ VNNI void multiply_codes(const CodesProduct& p, int64_t begin, int64_t end) {
       const int count = static_cast<int>(std::min<int64_t>(TILE, rows - r));
       int32_t start[LANES];
       corrections(a, count, p.length, start);
-      for (int64_t c = 0; c < columns; c += 2 * LANES) {
+      for (int64_t c = 0; c < columns; c += WIDTH * LANES) {
         const Finish f{narrow, p.scale, p.bias ? p.bias + column + c : nullptr, out + r * p.columns + c,
                        p.columns, columns - c};
         const Tile work = columns - c > LANES ? tile_of<2>(count) : tile_of<1>(count);
-        work(a, for_b.data + 4 * c, 4 * wide, padded / 4, start, f);
+        work(a, whole.at(c, 0), padded / 4, start, f);
       }
-      a.data += TILE * a.row;
+      a.data += a.tile;
     }
   }
 }
