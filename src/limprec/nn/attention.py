@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import integers
+from .integers import can_attend
 from .products import multiply_pair
 from .state import LayerState
 
@@ -46,10 +48,15 @@ def attend(
         groups = query.shape[-3] // key.shape[-3]
         key, value = (t.repeat_interleave(groups, -3) for t in (key, value))
     query = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-    scores = multiply_pair(layer, calls[0], query, key.transpose(-2, -1))
+    future = None
     if is_causal:
-        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-        scores = scores + _hidden(seen, scores.dtype)
+        seen = query.new_ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+        future = _hidden(seen, query.dtype)
+    if attn_mask is None and not dropout_p and can_attend(layer, query, key, value):
+        return integers.attend(layer, calls, query, key, value, future)
+    scores = multiply_pair(layer, calls[0], query, key.transpose(-2, -1))
+    if future is not None:
+        scores = scores + future
     if attn_mask is not None:
         scores = scores + (
             _hidden(attn_mask, scores.dtype) if attn_mask.dtype == torch.bool else attn_mask

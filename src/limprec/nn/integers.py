@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..kernels import round_through, round_to
 from ..kernels.matmul.operands import Operand, round_operand
 from ..kernels.matmul.real import Role, Roundings, real_linear, real_matmul
+from ..kernels.matmul.real_attention import real_attention
 from ..kernels.matmul.real_conv import real_conv
+from .fitting import can
 from .operators import Args, Kwargs, Operator, is_parameter
-from .state import LayerState
+from .state import Compute, LayerState
 
 _CONVOLUTION = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
@@ -51,21 +54,40 @@ def compute(layer: LayerState, call: int, product: Product, tensors: dict[str, T
 
 def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:
     """Return Qa(a) Qa(b), with Qe behind it; ``are_pair`` of the tensors."""
-    first, second, error = (
-        _role(layer, call, a.dtype, role, stream)
-        for role, stream in (
-            ("activation", "activation"),
-            ("activation", "activation 2"),
-            ("error", "error"),
-        )
-    )
-    assert first is not None
-    assert second is not None
-    how = Roundings(first, second, error)
+    how = _pair_roundings(layer, call, a.dtype)
     y = real_matmul(a, b, how)
     if layer.tell is None:
         return y
-    return _tell(layer, (("activation", first, a), ("activation", second, b)), how, y)
+    return _tell(layer, (("activation", how.activation, a), ("activation", how.weight, b)), how, y)
+
+
+def can_attend(layer: LayerState, query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether ``attend`` takes these: scaled queries with their keys and values, heads alike."""
+    alike = query.ndim == key.ndim and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    real = layer.model.compute is Compute.REAL and can(Compute.REAL, layer.plan)
+    return real and alike and layer.tell is None and query.dtype == torch.float32
+
+
+def attend(
+    layer: LayerState,
+    calls: tuple[int, int],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """Return both products of an attention and the softmax between them; ``can_attend``."""
+    scores, mixing = (_pair_roundings(layer, call, query.dtype) for call in calls)
+    return real_attention(query, key, value, mask, scores, mixing)
+
+
+def _pair_roundings(layer: LayerState, call: int, dtype: Any) -> Roundings:
+    """Return how two activations are rounded, and the error of their product."""
+    first = _role(layer, call, dtype, "activation", "activation")
+    second = _role(layer, call, dtype, "activation", "activation 2")
+    assert first is not None
+    assert second is not None
+    return Roundings(first, second, _role(layer, call, dtype, "error", "error"))
 
 
 def are_pair(a: Tensor, b: Tensor) -> bool:

@@ -37,16 +37,45 @@ def multiply_codes(
     Returns:
         (..., M, N), row-major; 0 * scale, plus the bias, where K is 0.
     """
-    fused = a.is_cpu and isinstance(scale, float) and dtype != torch.float64
-    if fused and a.shape[-1] <= _MOST_TERMS and has_native(_NATIVE):
-        out = torch.empty(*a.shape[:-1], b.shape[-1], dtype=torch.float32)
-        addend = None if bias is None else bias.to(torch.float32).contiguous()
-        torch.ops.limprec.codes_matmul.default(_dense(a), _dense(b), out, scale, addend)
-        return out.to(dtype)
+    if _is_fused(a, scale, dtype):
+        return _fused(a, b, scale, bias).to(dtype)
     if a.ndim == 2:
         return to_values(integer_matmul(a, b, peak), scale, dtype, bias)
     wide = torch.float32 if a.shape[-1] * peak <= FLOAT32_WHOLE else torch.float64
     return to_values(a.to(wide) @ b.to(wide), scale, dtype, bias)
+
+
+def multiply_and_sum(
+    a: Tensor, b: Tensor, scale: float | Tensor, dtype: torch.dtype, peak: int = PEAK
+) -> tuple[Tensor, Tensor]:
+    """Return ``multiply_codes`` of two matrices, and the sums of the codes of each row of ``a``.
+
+    Returns:
+        (M, N) in ``dtype``; (M,) int32, or int64 where so many codes might not fit.
+    """
+    if b.shape[-1] and _is_fused(a, scale, dtype):
+        sums = torch.empty(a.shape[0], dtype=torch.int32)
+        return _fused(a, b, scale, None, sums).to(dtype), sums
+    ones = a.new_ones(a.shape[1], 1)
+    return multiply_codes(a, b, scale, dtype, peak), integer_matmul(a, ones, 128)[:, 0]
+
+
+def _is_fused(a: Tensor, scale: float | Tensor, dtype: torch.dtype) -> bool:
+    fits = a.is_cpu and isinstance(scale, float) and dtype != torch.float64
+    return fits and a.shape[-1] <= _MOST_TERMS and has_native(_NATIVE)
+
+
+def _fused(
+    a: Tensor,
+    b: Tensor,
+    scale: float | Tensor,
+    bias: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> Tensor:
+    out = torch.empty(*a.shape[:-1], b.shape[-1], dtype=torch.float32)
+    addend = None if bias is None else bias.to(torch.float32).contiguous()
+    torch.ops.limprec.codes_matmul.default(_dense(a), _dense(b), out, scale, addend, sums)
+    return out
 
 
 def _dense(x: Tensor) -> Tensor:

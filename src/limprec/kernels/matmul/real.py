@@ -22,9 +22,9 @@ from ...errors import KernelError
 from ...formats import FixedPoint, Precision
 from ..dispatch import round_to
 from ..random import Key
-from .code_products import multiply_codes
-from .integer import PEAK, SYMMETRIC_PEAK
-from .operands import Operand, check_real, round_operand, worth
+from .code_products import multiply_and_sum, multiply_codes
+from .integer import PEAK, SYMMETRIC_PEAK, integer_matmul
+from .operands import Operand, check_real, round_operand, to_values, worth
 
 Role = tuple[Precision, Key | None]
 """How one operand is rounded; the key is needed where the precision is stochastic."""
@@ -183,15 +183,20 @@ class _Product(torch.autograd.Function):
             matrix = w.codes if ctx.transposed else w.codes.t()
             grad_x = multiply_codes(rows, matrix, worth(e, w), ctx.dtypes[0], most)
             grad_x = grad_x.view(*grad.shape[:-1], matrix.shape[1])
+        sums = None
         if need_weight:
             inputs = _rows(a.codes)
-            factors = (rows, inputs) if ctx.transposed else (inputs, rows)
-            left, right = factors[0].t(), factors[1]
-            grad_weight = multiply_codes(left, right, worth(e, a), ctx.dtypes[1], most)
+            left, right = (rows.t(), inputs) if ctx.transposed else (inputs.t(), rows)
+            given = left, right, worth(e, a), ctx.dtypes[1], most
+            if ctx.transposed and need_bias:
+                grad_weight, sums = multiply_and_sum(*given)
+            else:
+                grad_weight = multiply_codes(*given)
             grad_weight = round_in_place(grad_weight, roundings.gradient)
         if need_bias:
-            ones = rows.new_ones(1, rows.shape[0])
-            grad_bias = multiply_codes(ones, rows, worth(e), ctx.dtypes[2], 128)[0]
+            if sums is None:
+                sums = integer_matmul(rows.new_ones(1, rows.shape[0]), rows, 128)[0]
+            grad_bias = to_values(sums, worth(e), ctx.dtypes[2])
             grad_bias = round_in_place(grad_bias, roundings.bias_gradient)
         return grad_x, grad_weight, grad_bias, None, None, None
 

@@ -39,7 +39,8 @@ std::vector<int64_t> starts_of(const Tensor& x) {
   return starts;
 }
 
-void codes_matmul(Tensor a, Tensor b, Tensor out, double scale, std::optional<Tensor> bias) {
+void codes_matmul(Tensor a, Tensor b, Tensor out, double scale, std::optional<Tensor> bias,
+                  std::optional<Tensor> sums) {
   const int64_t rank = a.dim();
   STD_TORCH_CHECK(rank >= 2 && b.dim() == rank && out.dim() == rank,
                   "limprec: batches of matrices of one rank are needed");
@@ -57,6 +58,10 @@ void codes_matmul(Tensor a, Tensor b, Tensor out, double scale, std::optional<Te
     STD_TORCH_CHECK(bias->scalar_type() == ScalarType::Float && bias->is_contiguous() &&
                         bias->numel() == columns,
                     "limprec: the bias needs one float32 number for each column");
+  if (sums)
+    STD_TORCH_CHECK(sums->scalar_type() == ScalarType::Int && sums->is_contiguous() &&
+                        sums->numel() * columns == out.numel(),
+                    "limprec: the sums need one int32 number for each row");
   if (out.numel() == 0) return;
 
   const std::vector<int64_t> a_starts = starts_of(a), b_starts = starts_of(b);
@@ -66,6 +71,7 @@ void codes_matmul(Tensor a, Tensor b, Tensor out, double scale, std::optional<Te
                              b_starts.data(),
                              static_cast<float*>(out.mutable_data_ptr()),
                              bias ? static_cast<const float*>(bias->const_data_ptr()) : nullptr,
+                             sums ? static_cast<int32_t*>(sums->mutable_data_ptr()) : nullptr,
                              scale,
                              static_cast<int64_t>(a_starts.size()),
                              rows,
@@ -84,7 +90,7 @@ void codes_matmul(Tensor a, Tensor b, Tensor out, double scale, std::optional<Te
 
 STABLE_TORCH_LIBRARY_FRAGMENT(limprec, m) {
   if (limprec::has_codes_matmul())
-    m.def("codes_matmul(Tensor a, Tensor b, Tensor(a!) out, float scale, Tensor? bias) -> ()");
+    m.def("codes_matmul(Tensor a, Tensor b, Tensor(a!) out, float scale, Tensor? bias, Tensor(b!)? sums) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(limprec, CPU, m) {

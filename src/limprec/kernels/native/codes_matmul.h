@@ -20,6 +20,7 @@ struct CodesProduct {
   const int64_t* b_starts;
   float* out;
   const float* bias;        // one number a column, or null
+  int32_t* sums;            // of the rows of each a, or null
   double scale;
   int64_t batch, rows, length, columns;
 };

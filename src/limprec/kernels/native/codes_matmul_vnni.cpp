@@ -321,6 +321,8 @@ VNNI void multiply_codes(const CodesProduct& p, int64_t begin, int64_t end) {
       const int count = static_cast<int>(std::min<int64_t>(TILE, rows - r));
       int32_t start[LANES];
       corrections(a, count, p.length, start);
+      if (p.sums && column == 0)
+        for (int i = 0; i < count; i++) p.sums[matrix * p.rows + row + r + i] = start[i] / -128;
       for (int64_t c = 0; c < columns; c += WIDTH * LANES) {
         const Finish f{narrow, p.scale, p.bias ? p.bias + column + c : nullptr, out + r * p.columns + c,
                        p.columns, columns - c};

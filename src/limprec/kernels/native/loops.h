@@ -24,6 +24,7 @@ static INLINE void each_group(const T* x, U* y, int64_t n, uint64_t index, Group
       __builtin_memset(in, 0, sizeof in_memory);
       __builtin_memcpy(in + skip, x, static_cast<size_t>(count) * sizeof(T));
     }
+    fetch_ahead(x);
     group(whole ? x : in, whole ? y : out);
     if (!whole) __builtin_memcpy(y, out + skip, static_cast<size_t>(count) * sizeof(U));
     x += count, y += count, n -= count, skip = 0;

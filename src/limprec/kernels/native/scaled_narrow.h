@@ -211,7 +211,8 @@ static void extremes_of(const Plan& plan, const void* x, int64_t n, Extremes& fo
   f32 low[VECTORS], high[VECTORS];
   for (int v = 0; v < VECTORS; v++) low[v] = splat(found.low), high[v] = splat(found.high);
   const auto take = [&](const float* in, int64_t length) ALWAYS {
-    for (int64_t i = 0; i + GROUP <= length; i += GROUP)
+    for (int64_t i = 0; i + GROUP <= length; i += GROUP) {
+      fetch_ahead(in + i);
       for (int v = 0; v < VECTORS; v++) {
         const f32 x = load<f32>(in + i + v * LANES);
         const i32 magnitude = (i32)(bits(x) & 0x7fffffffu);
@@ -221,6 +222,7 @@ static void extremes_of(const Plan& plan, const void* x, int64_t n, Extremes& fo
           high[v] = x > high[v] ? x : high[v];
         }
       }
+    }
   };
   for (int64_t i = 0; i < n; i += STRETCH) {
     const int64_t count = n - i < STRETCH ? n - i : STRETCH, whole = (count + GROUP - 1) / GROUP * GROUP;

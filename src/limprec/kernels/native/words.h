@@ -10,6 +10,13 @@ namespace limprec::LIMPREC_LEVEL {
 
 constexpr int VECTORS = 8;              // that are worked on at a time
 constexpr int GROUP = VECTORS * LANES;  // and how many elements that is
+
+// Asks for the group that lies a page ahead: hardware stops to fetch at the end of each page.
+template <class T>
+static INLINE void fetch_ahead(const T* x) {
+  const char* from = (const char*)x + 4096;
+  for (size_t line = 0; line < sizeof(T) * GROUP; line += 64) __builtin_prefetch(from + line);
+}
 constexpr int STRETCH = 512;            // elements at most in a stretch
 
 template <Random TAKEN>
