@@ -54,6 +54,7 @@ def expected(x: Tensor, precision: Precision, key: Key | None = KEY) -> Tensor:
 def layouts(dtype: torch.dtype) -> dict[str, Tensor]:
     x = spread(dtype, 6 * 7 * 24 * 12).view(6, 7, 24, 12)
     long = spread(dtype, 4 * 5 * 700).view(4, 5, 700)
+    parts = spread(dtype, 2 * 301 * 3 * 2 * 24).view(2, 301, 3, 2, 24)[:, :, 1]
     return {
         "contiguous": x,
         "channels last": x.to(memory_format=torch.channels_last),
@@ -63,6 +64,9 @@ def layouts(dtype: torch.dtype) -> dict[str, Tensor]:
         "one column": x[..., 5],
         "expanded": x[:, :1].expand(6, 7, 24, 12),
         "windows": x.view(-1).unfold(0, 5, 2)[:301],
+        "parts": parts,
+        "heads of parts": parts.transpose(1, 2),
+        "turned heads": parts.permute(0, 2, 3, 1),
         "scalar": x[0, 0, 0, 0],
         "long runs": long.transpose(1, 2).contiguous().transpose(1, 2),
         "empty": x[:, :0],

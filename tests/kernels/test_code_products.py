@@ -11,7 +11,7 @@ from limprec.errors import KernelError
 from limprec.formats import Rounding, parse_precision
 from limprec.kernels import Key, round_to
 from limprec.kernels.matmul import code_products
-from limprec.kernels.matmul.code_products import multiply_codes
+from limprec.kernels.matmul.code_products import multiply_and_sum, multiply_codes
 from limprec.kernels.matmul.operands import has_native, to_values
 from limprec.kernels.matmul.real import Role, Roundings, real_matmul
 
@@ -159,3 +159,20 @@ def test_batches_that_do_not_fit() -> None:
     how = Roundings(*(role("dfx8", 0) for _ in range(3)))
     with pytest.raises(KernelError, match="with the same leading axes"):
         real_matmul(a, b[:1], how)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("size", [(5, 7, 3), (97, 130, 17), (13, 64, 600), (3, 0, 4), (4, 5, 0)])
+def test_sums_of_rows_come_with_the_product(size: tuple[int, int, int]) -> None:
+    m, k, n = size
+    for a in layouts(codes(m, k)):
+        b = codes(k, n, seed=1)
+        found, sums = multiply_and_sum(a, b, 0.5, torch.float32)
+        assert same(found, exact(a, b, 0.5))
+        assert torch.equal(sums.to(torch.int64), a.sum(1, dtype=torch.int64))
+
+
+@pytest.mark.usefixtures("path")
+def test_sums_of_the_most_terms() -> None:
+    a, b = torch.full((2, 131_071), -128, dtype=torch.int8), codes(131_071, 1)
+    assert multiply_and_sum(a, b, 0.5, torch.float32)[1].tolist() == [-128 * 131_071] * 2

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "call.h"
+#include "gathered.h"
 #include "grouped.h"
 
 namespace limprec {
@@ -116,6 +117,8 @@ class Request {
       using T = decltype(element);
       const T* in = reinterpret_cast<const T*>(source());
       T* out = reinterpret_cast<T*>(target());
+      if (is_gathered(dims, plan_.rounding != Rounding::STOCHASTIC))
+        return round(Gathered<T>{flat(), {in, dims}});
       round(Strided<T>{level_, plan_.carrier, in, out, Runs(dims), first_});
     };
     const int64_t size = size_of(plan_.carrier);

@@ -12,6 +12,7 @@
 
 #include "call.h"
 #include "dtypes.h"
+#include "gathered.h"
 
 namespace limprec {
 namespace {
@@ -88,21 +89,25 @@ struct FlatCodes {
     values.extremes(plan, first, last, found);
   }
   void round(const Plan& plan, const Extremes* found, int64_t first, int64_t last) const {
-    const int64_t begin = values.begin(first), end = values.end(last);
+    const int64_t begin = values.begin(first), n = values.end(last) - begin;
+    round(plan, found, values.x + begin * size_of(values.carrier), begin, n);
+  }
+  // Rounds n elements, which lie at x, to the codes from `begin` on.
+  void round(const Plan& plan, const Extremes* found, const char* x, int64_t begin,
+             int64_t n) const {
+    uint64_t index = values.offset + static_cast<uint64_t>(begin);
+    char* to = codes + begin * size;
     if (drain.straight != nullptr) {
-      const char* x = values.x + begin * size_of(values.carrier);
-      const uint64_t index = values.offset + static_cast<uint64_t>(begin);
-      if (drain.straight(plan, drain.counting, x, codes + begin * size, end - begin, index))
-        drain.nan = true;
+      if (drain.straight(plan, drain.counting, x, to, n, index)) drain.nan = true;
       return;
     }
     alignas(64) char buffer[PIECE * WIDEST];
-    for (int64_t at = begin, n; at < end; at += n) {
+    for (int64_t some; n > 0; n -= some, x += some * size_of(values.carrier), to += some * size) {
       // Tiles begin at multiples of PIECE, but for the first.
-      const uint64_t index = values.offset + static_cast<uint64_t>(at);
-      n = std::min(end - at, PIECE - static_cast<int64_t>(index % PIECE));
-      round_run(values.level, plan, found, values.x + at * size_of(values.carrier), buffer, n, index);
-      drain.narrow(buffer, codes + at * size, n);
+      some = std::min(n, PIECE - static_cast<int64_t>(index % PIECE));
+      round_run(values.level, plan, found, x, buffer, some, index);
+      drain.narrow(buffer, to, some);
+      index += static_cast<uint64_t>(some);
     }
   }
 };
@@ -129,6 +134,24 @@ struct StridedCodes {
       round_run(values.level, plan, found, buffer, buffer, length, global);
       drain.narrow(buffer, narrow, length);
       for (int64_t i = 0; i < length; i++) codes[to + i * stride] = narrow[i];
+    });
+  }
+};
+
+// As `Gathered`, to codes.
+template <class T>
+struct GatheredCodes {
+  Gathered<T> values;
+  FlatCodes target;
+
+  static constexpr int64_t GRAIN = Flat::GRAIN;
+  int64_t count() const { return values.count(); }
+  void extremes(const Plan& plan, int64_t first, int64_t last, Extremes& found) const {
+    values.extremes(plan, first, last, found);
+  }
+  void round(const Plan& plan, const Extremes* found, int64_t first, int64_t last) const {
+    values.each(first, last, [&](const T* x, int64_t begin, int64_t n) {
+      target.round(plan, found, reinterpret_cast<const char*>(x), begin, n);
     });
   }
 };
@@ -162,13 +185,16 @@ class CodesRequest {
   void run() {
     *scale_ = 1;
     if (x_.numel() == 0) return plan_.kind == Kind::FIXED ? count_in(plan_.wide.unit_exponent) : void();
-    const Dims dims = dims_of(x_, codes_, plan_.rounding != Rounding::STOCHASTIC);
+    const bool any_order = plan_.rounding != Rounding::STOCHASTIC;
+    const Dims dims = dims_of(x_, codes_, any_order);
     const int64_t size = element_size(codes_);
     if (is_flat(dims)) return round(FlatCodes{flat(), drain_, target(codes_), size});
     const auto as = [&](auto value, auto code) {
       using T = decltype(value);
       using U = decltype(code);
       const T* in = reinterpret_cast<const T*>(source(x_));
+      if (is_gathered(dims, any_order))
+        return round(GatheredCodes<T>{{flat(), {in, dims}}, {flat(), drain_, target(codes_), size}});
       const Strided<T> values{level_, plan_.carrier, in, nullptr, Runs(dims), first_};
       round(StridedCodes<T, U>{values, drain_, reinterpret_cast<U*>(target(codes_))});
     };

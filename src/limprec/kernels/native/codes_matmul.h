@@ -30,11 +30,11 @@ constexpr int64_t MOST_TERMS = 131071;  // products of -128 and -128 that 32 bit
 // Whether this CPU has what multiply_codes is made of (AVX-512 VNNI).
 bool has_codes_matmul();
 
-// Into how many blocks of columns and rows a product is cut.
+// Into how many blocks of columns and tiles of rows a product is cut.
 int64_t codes_across(const CodesProduct& p);
 int64_t codes_down(const CodesProduct& p);
 
-// Items [begin, end) of all: batch x blocks of columns x blocks of rows, the last counted fastest.
+// Items [begin, end) of all: batch x blocks of columns x tiles of rows, the last counted fastest.
 void multiply_codes(const CodesProduct& p, int64_t begin, int64_t end);
 
 }  // namespace limprec

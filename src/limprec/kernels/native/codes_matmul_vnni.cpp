@@ -294,7 +294,7 @@ int64_t codes_across(const CodesProduct& p) {
   return (p.columns + wide - 1) / wide;
 }
 
-int64_t codes_down(const CodesProduct& p) { return (p.rows + BLOCK_ROWS - 1) / BLOCK_ROWS; }
+int64_t codes_down(const CodesProduct& p) { return (p.rows + TILE - 1) / TILE; }
 
 VNNI void multiply_codes(const CodesProduct& p, int64_t begin, int64_t end) {
   const int64_t wide = block_columns(p), padded = up(p.length, 4);
@@ -303,10 +303,11 @@ VNNI void multiply_codes(const CodesProduct& p, int64_t begin, int64_t end) {
   const Packed<WIDTH * LANES> whole{for_b.data, padded / 4};
   const bool narrow = exact_in_float32(p.scale);
   int64_t packed = -1;
-  for (int64_t item = begin; item < end; item++) {
+  for (int64_t item = begin, tiles; item < end; item += tiles) {
+    tiles = std::min({end - item, down - item % down, BLOCK_ROWS / TILE});
     const int64_t block = item / down, matrix = block / across;
     const int64_t column = block % across * wide, columns = std::min(wide, p.columns - column);
-    const int64_t row = item % down * BLOCK_ROWS, rows = std::min(BLOCK_ROWS, p.rows - row);
+    const int64_t row = item % down * TILE, rows = std::min(tiles * TILE, p.rows - row);
     if (block != packed) {
       const int8_t* from = p.b.at(0, column) + p.b_starts[matrix];
       const auto pack = p.b.column == 1 ? pack_across<WIDTH * LANES> : pack_along<WIDTH * LANES>;

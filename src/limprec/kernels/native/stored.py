@@ -49,7 +49,7 @@ def round_to_codes(
 
     The scale is NaN where fixed point met a NaN: the codes are then good for nothing.
     """
-    codes, scale = torch.empty_like(x, dtype=dtype), x.new_empty((), dtype=torch.float32)
+    codes, scale = _lying_as(x, dtype), x.new_empty((), dtype=torch.float32)
     spec = pack(precision, simd)
     if precision.rounding is not Rounding.STOCHASTIC:
         torch.ops.limprec.round_to_codes.default(x, codes, scale, spec)
@@ -60,6 +60,17 @@ def round_to_codes(
         x, codes, scale, spec, seed, key.stream, key.step, key.offset
     )
     return codes, scale
+
+
+def _lying_as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return empty memory whose axes lie in the order of those of ``x``, without its gaps."""
+    out = torch.empty_like(x, dtype=dtype)
+    strides = x.stride()
+    if out.stride() == strides or 0 in strides:
+        return out
+    order = sorted(range(x.ndim), key=lambda axis: -strides[axis])
+    dense = torch.empty([x.shape[axis] for axis in order], dtype=dtype, device=x.device)
+    return dense.permute([order.index(axis) for axis in range(x.ndim)])
 
 
 def widen(codes: Tensor, scale: Tensor, dtype: torch.dtype, simd: Simd = Simd.AUTO) -> Tensor:
