@@ -344,6 +344,7 @@ def test_a_watcher_hears_of_each_role_once() -> None:
     assert torch.equal(told["gradient"], layer.weight.grad)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("bfloat16_machine")
 def test_fast_is_exact_but_for_results_in_bfloat16() -> None:
     found = []
     for compute in ("exact", "fast"):

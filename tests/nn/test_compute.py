@@ -68,6 +68,7 @@ def test_an_fp32_plan_changes_nothing_in_any_way(compute: str, saved: str) -> No
 
 @pytest.mark.parametrize("name", ["dfx8", "e5m2", "e4m3:stochastic", "fx8.4", "dfx12", "mxint8"])
 @pytest.mark.parametrize("compute", ["exact", "fast"])
+@pytest.mark.usefixtures("bfloat16_machine")
 def test_what_is_saved_in_real_bits_comes_back_as_it_was(name: str, compute: str) -> None:
     if compute == "fast" and name == "dfx12":
         pytest.skip("bfloat16 does not hold it")
@@ -133,6 +134,7 @@ def test_narrow_saving_leaves_it_to_checkpointing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("bfloat16_machine")
 def test_fast_is_bfloat16_between_rounded_operands() -> None:
     """Bit for bit the composition by hand, and within a half unit of bfloat16 of ``exact``."""
     torch.manual_seed(0)
@@ -158,6 +160,26 @@ def test_fast_is_bfloat16_between_rounded_operands() -> None:
     assert not torch.equal(product, exactly)
     # half a unit of bfloat16's 8 bits, and what float32's order of sums moves
     assert ((product - exactly).abs() <= exactly.abs() * 2**-8 * 1.01 + 1e-5).all()
+
+
+@pytest.mark.usefixtures("integer_machine")
+@pytest.mark.parametrize("saved", ["carrier", "narrow"])
+def test_fast_is_real_where_bytes_are_fastest(saved: str) -> None:
+    fast = lp.convert(network(), PLAN, compute="fast", saved=saved)
+    assert same(run(lp.convert(network(), PLAN, compute="real")), run(fast))
+
+
+@pytest.mark.usefixtures("integer_machine")
+def test_fast_is_exact_where_a_format_has_no_codes() -> None:
+    plan = lp.Plan.uniform("e5m2:stochastic")
+    assert same(run(lp.convert(network(), plan)), run(lp.convert(network(), plan, compute="fast")))
+
+
+@pytest.mark.usefixtures("plain_machine")
+@pytest.mark.parametrize("name", ["dfx8:stochastic", "e4m3", "int8s"])
+def test_fast_is_exact_where_nothing_is_faster(name: str) -> None:
+    plan = lp.Plan.uniform(name)
+    assert same(run(lp.convert(network(), plan)), run(lp.convert(network(), plan, compute="fast")))
 
 
 def test_real_is_the_exact_integer_product() -> None:

@@ -281,6 +281,7 @@ def test_evaluation_drops_nothing_and_keeps_the_state() -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("compute", ["fast", "real"])
+@pytest.mark.usefixtures("bfloat16_machine")
 def test_other_ways_of_computing_are_near_the_exact_one(name: str, compute: str) -> None:
     kind, options = LAYERS[name]
     torch.manual_seed(0)

@@ -189,6 +189,7 @@ def test_overflow_reaches_a_loss_scaler(tensors: str) -> None:
 @pytest.mark.parametrize("saved", ["carrier", "narrow"])
 @pytest.mark.parametrize("compute", ["exact", "fast"])
 @pytest.mark.parametrize("tensors", ["current", "delayed"])
+@pytest.mark.usefixtures("bfloat16_machine")
 def test_ways_of_computing(tensors: str, compute: str, saved: str) -> None:
     model = lp.convert(network(), plan(tensors), compute=compute, saved=saved)
     exact = lp.convert(network(), plan(tensors))

@@ -31,7 +31,7 @@ def check_way(way: Compute, plan: LayerPlan, *, is_last: bool) -> None:
             "use compute='exact', which simulates it, or leave the accumulator out",
         )
     check_accumulator(plan)
-    if is_last or is_carrier(plan):
+    if is_last or is_carrier(plan) or fits(way, plan):
         return
     for role in _OPERANDS:
         if role in plan.kind.roles and (why := misfit(way, plan, role)):
@@ -71,6 +71,11 @@ def can(way: Compute, plan: LayerPlan) -> bool:
     if plan.kind.group is not Group.PRODUCT or is_carrier(plan):
         return False
     return not any(misfit(way, plan, role) for role in _OPERANDS if role in plan.kind.roles)
+
+
+def fits(way: Compute, plan: LayerPlan) -> bool:
+    """Whether there is a machine that computes a layer's products in this way."""
+    return can(way, plan) or (way is Compute.FAST and can(Compute.REAL, plan))
 
 
 def misfit(way: Compute, plan: LayerPlan, role: str) -> str | None:

@@ -14,9 +14,9 @@ from ..kernels.matmul.operands import Operand, round_operand
 from ..kernels.matmul.real import Role, Roundings, real_linear, real_matmul
 from ..kernels.matmul.real_attention import real_attention
 from ..kernels.matmul.real_conv import real_conv
-from .fitting import can
 from .operators import Args, Kwargs, Operator, is_parameter
 from .state import Compute, LayerState
+from .ways import way_of
 
 _CONVOLUTION = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
@@ -64,8 +64,8 @@ def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:
 def can_attend(layer: LayerState, query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether ``attend`` takes these: scaled queries with their keys and values, heads alike."""
     alike = query.ndim == key.ndim and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
-    real = layer.model.compute is Compute.REAL and can(Compute.REAL, layer.plan)
-    return real and alike and layer.tell is None and query.dtype == torch.float32
+    real = alike and query.dtype == torch.float32 and way_of(layer, query) is Compute.REAL
+    return real and layer.tell is None
 
 
 def attend(

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from . import integers
 from .contracting import contracting, contracting_as
-from .fitting import can
 from .operators import Args, Kwargs, Operator, role_of
 from .saving import Kept
 from .state import Compute, LayerState
+from .ways import way_of
 
 NARROW = torch.bfloat16
 _FAST = frozenset(
@@ -38,12 +38,14 @@ def multiply(
     tensors: dict[str, Tensor],
 ) -> Any:
     """Run a function between rounded operands, and round the error that comes back."""
-    way = layer.model.compute
-    if way is Compute.REAL and can(way, layer.plan):
+    first = next(iter(tensors.values()))
+    way = way_of(layer, first)
+    if way is Compute.REAL:
         product = integers.product_of(operator, args, kwargs, tensors)
         if product is not None:
             return integers.compute(layer, call, product, tensors)
-    fast = way is Compute.FAST and can(way, layer.plan) and operator.word in _FAST
+        way = way_of(layer, first, integers=False)
+    fast = way is Compute.FAST and operator.word in _FAST
     own = contracting(layer, call, operator, func, tensors, NARROW if fast else None)
     inside = own.inside if own else frozenset()
     fast = fast and own is None
@@ -86,11 +88,11 @@ def multiply(
 
 def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:
     """Return the matrix product of two rounded activations, with Qe behind it."""
-    way = layer.model.compute
-    if way is Compute.REAL and can(way, layer.plan) and integers.are_pair(a, b):
+    way = way_of(layer, a, integers=integers.are_pair(a, b))
+    if way is Compute.REAL:
         return integers.multiply_pair(layer, call, a, b)
     kept = Kept() if layer.model.saves_codes else None
-    fast = way is Compute.FAST and can(way, layer.plan)
+    fast = way is Compute.FAST
     own = contracting_as(layer, call, torch.matmul, _PAIR, NARROW if fast else None)
     inside = own.inside if own else frozenset()
     if "activation" not in inside:
@@ -119,9 +121,9 @@ class SharedWeight:
     ) -> None:
         self._layer, self._codes = layer, None
         self._kept = Kept() if layer.model.saves_codes else None
-        way = layer.model.compute
-        self._fast = way is Compute.FAST and can(way, layer.plan)
-        if way is Compute.REAL and can(way, layer.plan):
+        way = way_of(layer, weight)
+        self._fast = way is Compute.FAST
+        if way is Compute.REAL:
             self._codes = integers.codes_of(layer, call, weight)
         own = contracting_as(layer, call, F.linear, _LINEAR, NARROW if self._fast else None)
         self._own = own and replace(own, shared=call)

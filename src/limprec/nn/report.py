@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import ConversionError, ConversionWarning
 from ..plan import LayerPlan, Plan, format_table
-from .fitting import can
+from .fitting import fits
 from .place import PLACE, Place
 from .state import Compute
 
@@ -57,7 +57,7 @@ def conversion_report(model: nn.Module) -> ConversionReport:
     plans = {name: layer.plan for name, layer in state.layers.items()}
     elsewhere: tuple[str, ...] = ()
     if state.compute is not Compute.EXACT:
-        elsewhere = tuple(n for n, plan in plans.items() if not can(state.compute, plan))
+        elsewhere = tuple(n for n, plan in plans.items() if not fits(state.compute, plan))
     return ConversionReport(state.plan, plans, state.compute, elsewhere, dict(state.left))
 
 

@@ -48,7 +48,8 @@ class Compute(StrEnum):
     EXACT = "exact"
     """In the carrier, or in the plan's accumulators, bit for bit."""
     FAST = "fast"
-    """In bfloat16 where every operand is exact in it; results come back rounded to bfloat16."""
+    """As this machine is fastest: as integers, in bfloat16 (operands exact, results rounded to
+    it), or in the carrier; see ``ways``."""
     REAL = "real"
     """As true integer products of int8 codes, exact to the last bit."""
 

@@ -1,0 +1,52 @@
+"""Which way a layer's products take: the one that the model was converted for, where they can."""
+
+from __future__ import annotations
+
+import platform
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..kernels.matmul.operands import has_native
+from .fitting import can
+from .state import Compute, LayerState
+
+_can = lru_cache(maxsize=4096)(can)
+_X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+
+def way_of(layer: LayerState, x: Tensor, *, integers: bool = True) -> Compute:
+    """Return how a layer multiplies tensors like ``x``.
+
+    ``fast`` is the first of these that the operands are exact in and this machine has: int8 codes
+    (CPUs with a fused product of them, not in a graph that is compiled), bfloat16 (where it is
+    multiplied faster than float32), the carrier.
+
+    Args:
+        layer: whose product it is.
+        x: an operand.
+        integers: whether the function at hand has an integer product.
+    """
+    asked, plan = layer.model.compute, layer.plan
+    if asked is Compute.EXACT:
+        return asked
+    if asked is Compute.REAL:
+        return asked if integers and _can(asked, plan) else Compute.EXACT
+    if integers and has_fast_integers(layer, x) and _can(Compute.REAL, plan):
+        return Compute.REAL
+    if has_fast_bfloat16(x.device) and _can(Compute.FAST, plan):
+        return Compute.FAST
+    return Compute.EXACT
+
+
+def has_fast_integers(layer: LayerState, x: Tensor) -> bool:
+    """Whether int8 products are the fastest that there are."""
+    if not x.is_cpu or x.dtype != torch.float32 or layer.model.scales is not None:
+        return False
+    return not torch.compiler.is_compiling() and has_native("codes_matmul")
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is multiplied faster than float32: on x86, by those that have AMX alone."""
+    return device.type != "cpu" or not _X86 or torch.cpu._is_amx_tile_supported()
