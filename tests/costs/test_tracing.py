@@ -189,9 +189,38 @@ def test_products_of_no_layer_are_numbered():
         def forward(self, x):
             return torch.einsum("bi,ij->bj", x, self.w) @ self.w.t()
 
-    assert [p.layer for p in trace(Free(), (4,)).products] == ["/linear#0", "/linear#1"]
+    assert [p.layer for p in trace(Free(), (4,)).products] == ["einsum#0", "matmul#0"]
     names = [p.layer for p in trace(GPT(9, 8, 1, 8, 2), (8,)).products]
     assert names[1:3] == ["layers.0.attention/attention#0"] * 2
+
+
+class Attending(nn.Module):
+    """Attention as a module, as a function and by hand, a recurrent layer, a shared weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.recurrent, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.heads(x, x, x, need_weights=False)[0]
+        x = nn.functional.scaled_dot_product_attention(x, x, x)
+        x = torch.softmax(x @ x.mT, -1) @ self.recurrent(x)[0]
+        return nn.functional.linear(self.head(x), self.head.weight)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_layer_has_the_name_and_the_formats_that_conversion_gives_it(fused):
+    model, plan = Attending(), lp.Plan.uniform("dfx8")
+    traced = trace(model, (5, 8), 3, plan=plan, fused_attention=fused)
+    energy = {e.layer: e for e in lp.cost(model, plan, (5, 8), 3, fused_attention=fused).entries}
+    converted = lp.convert(model, plan, example_inputs=torch.zeros(3, 5, 8))
+    layers = lp.conversion_report(converted).layers
+    assert {p.layer for p in traced.products} == set(layers) <= set(energy)
+    assert "attention#0" in layers
+    found = lp.cost(model, plan, (5, 8), 3, fused_attention=fused, against=()).entries
+    products = [e for e in found if e.kind == "multiply" and e.role in ("activation", "error")]
+    assert {round(e.picojoules / e.count, 9) for e in products} == {0.2}
 
 
 def test_only_what_needs_a_gradient_has_one():

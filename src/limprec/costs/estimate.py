@@ -113,8 +113,6 @@ def cost(
         raise CostError("cost", "a schedule without plan or steps", "give both")
     name = writeback or ("nearest" if plan is None else "kahan")
     storage = Storage(optimizer, name, format, state_format, compensation_format)
-    layers = {} if plan is None else plan.resolve(model)
-    layers = {name: layer for name, layer in layers.items() if layer.is_planned}
     found = trace(
         model,
         input_shape,
@@ -123,7 +121,10 @@ def cost(
         loss=loss,
         fused_attention=fused_attention,
         recompute=recompute,
+        plan=plan,
     )
+    layers = {} if plan is None else plan.resolve(model, found.calls, found.last)
+    layers = {name: layer for name, layer in layers.items() if layer.is_planned}
     setting = Setting(
         "no plan" if plan is None else plan.name,
         layers,

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import CostError
+from ..nn import ModelState
 from .operations import ELEMENTWISE, OTHERS, base_name, product_of
 from .work import Elementwise, Operand, Product, Saved
 
@@ -26,8 +27,9 @@ _RECURRENT = nn.RNNBase | nn.RNNCellBase
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Sees every operator, knows the module that runs, and what autograd saves."""
 
-    def __init__(self, model: nn.Module, recompute: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, recompute: Sequence[str], followed: ModelState) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._followed = followed
         self.products: list[Product] = []
         self.elementwise: list[Elementwise] = []
         self.saved: dict[StorageWeakRef, Saved] = {}
@@ -138,12 +140,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
     def layer(self, kind: str) -> str:
         """Return the name of the layer that a product belongs to."""
+        if self._followed.inside and self._followed.running is not None:
+            return self._followed.running
         path = self._path[-1]
         if self._is_layer.get(path, False):
             return path
         number = self._numbers[-1][kind]
         self._numbers[-1][kind] += 1
-        return f"{path}/{kind}#{number}"
+        return f"{path}/{kind}#{number}" if path else f"{kind}#{number}"
 
     def kept(self, tensors: dict[StorageWeakRef, Saved]) -> tuple[Saved, ...]:
         """Return saved tensors with the layers that multiply them."""

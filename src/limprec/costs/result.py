@@ -124,6 +124,10 @@ class Cost:
 
         return text(self)
 
+    def __str__(self) -> str:
+        """Return ``table()``."""
+        return self.table()
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON: energies in joules, memory in bytes."""
         values: dict[str, Any] = {

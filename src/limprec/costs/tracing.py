@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CostError
-from ..nn import meta_copy
+from ..nn import called, follow, meta_copy
+from ..plan import Plan
 from .recorder import Recorder
 from .work import Parameter, Trace
 
@@ -45,6 +46,7 @@ def trace(
     loss: Loss | None = None,
     fused_attention: bool = True,
     recompute: Sequence[str] = (),
+    plan: Plan | None = None,
 ) -> Trace:
     """Find what one training step of a model computes and keeps.
 
@@ -60,6 +62,7 @@ def trace(
             computes them again going back, as fused kernels do; else they are kept in memory.
         recompute: patterns of module names whose insides are computed again in the backward pass
             (activation checkpointing); only their inputs are kept.
+        plan: says which element-wise functions are layers too.
 
     Raises:
         CostError: if the shape is wrong for the model, or its forward needs values (its way
@@ -75,7 +78,8 @@ def trace(
                 f"cannot copy {type(model).__name__}: {_one_line(error)}",
                 "give the plain model, before hooks and wrappers are put on",
             ) from error
-        recorder = Recorder(twin, recompute)
+        state = follow(twin, plan or Plan.uniform("fp32"))
+        recorder = Recorder(twin, recompute, state)
         x = torch.empty(batch, *shape, dtype=dtype or _input_dtype(model), device="meta")
         recorder.depends_on_input(x)
         with torch.device("meta"), recorder.running(fused_attention):
@@ -101,6 +105,7 @@ def trace(
                         f"the loss cannot take the model's output: {_one_line(error)}",
                         "give a loss for what the model returns, or None",
                     ) from error
+    functions = called(twin, state)
     return Trace(
         tuple(recorder.products),
         tuple(recorder.elementwise),
@@ -109,6 +114,8 @@ def trace(
         _parameters(twin),
         sum(b.numel() * b.element_size() for b in twin.buffers()),
         _float_dtype(model),
+        functions.calls,
+        functions.last,
     )
 
 

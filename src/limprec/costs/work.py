@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..plan import Call
+
 
 @dataclass(frozen=True)
 class Operand:
@@ -113,6 +115,8 @@ class Trace:
         parameters: each once, however many modules share it.
         buffer_bytes: of the model's buffers.
         dtype: of the first floating-point parameter.
+        calls: functions that multiply or that a plan speaks of, as layers of their own.
+        last: the layer with a weight that multiplied last, None if there was none.
     """
 
     products: tuple[Product, ...]
@@ -122,3 +126,5 @@ class Trace:
     parameters: tuple[Parameter, ...]
     buffer_bytes: int
     dtype: torch.dtype
+    calls: tuple[Call, ...] = ()
+    last: str | None = None

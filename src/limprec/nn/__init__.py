@@ -1,8 +1,9 @@
 """Converting modules: convert, restore, and what looks into a converted model."""
 
 from .convert import convert, restore
+from .discover import called, follow
 from .report import ConversionReport, conversion_report
-from .state import Compute
+from .state import Compute, ModelState
 from .tags import plan_of
 from .twin import meta_copy
 from .watch import RoundingEvent, layer_plan, tells, watch_roundings, without_rounding
@@ -10,9 +11,12 @@ from .watch import RoundingEvent, layer_plan, tells, watch_roundings, without_ro
 __all__ = [
     "Compute",
     "ConversionReport",
+    "ModelState",
     "RoundingEvent",
+    "called",
     "conversion_report",
     "convert",
+    "follow",
     "layer_plan",
     "meta_copy",
     "plan_of",

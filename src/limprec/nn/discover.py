@@ -74,14 +74,31 @@ def discover(model: nn.Module, plan: Plan, example_inputs: Any) -> Trace:
 
 
 def _trace(twin: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
-    state = ModelState(plan, RandomState(0))
-    state.rounds, state.order = False, []
-    static = {name: kind for name, _, kind in find_kinds(twin)}
-    place(twin, state, {name: LayerPlan(name, kind.name) for name, kind in static.items()})
-    state.was_seen = True
+    state = follow(twin, plan)
     devices = {p.device for p in twin.parameters() if p.is_cuda}
     with torch.random.fork_rng(devices=devices), Leftovers(state):
         twin(*args, **kwargs)
+    return called(twin, state)
+
+
+def follow(twin: nn.Module, plan: Plan) -> ModelState:
+    """Get a copy of a model ready for one forward pass in which its layers are named, not rounded.
+
+    While it runs, ``running`` of the result is the layer that multiplies; after it, ``called``
+    tells what there was.
+    """
+    state = ModelState(plan, RandomState(0))
+    state.rounds, state.order = False, []
+    layers = {name: LayerPlan(name, kind.name) for name, _, kind in find_kinds(twin)}
+    place(twin, state, layers)
+    state.was_seen = True
+    return state
+
+
+def called(twin: nn.Module, state: ModelState) -> Trace:
+    """Return what a copy called in the forward pass since ``follow``."""
+    static = {name for name, *_ in find_kinds(twin)}
+    assert state.order is not None
     calls = tuple(
         Call(name, layer.plan.kind, state.outputs.get(name, 0))
         for name, layer in state.layers.items()

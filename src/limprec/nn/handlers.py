@@ -229,6 +229,7 @@ _OPENED: dict[FunctionType, FunctionType] = {}
 
 def _leave(mode: Interceptor, func: Any, args: Args, kwargs: Kwargs) -> Any:
     mode.model.leave(func.__name__, LEFT[func])
+    mode.model.running = None
     return func(*args, **kwargs)
 
 

@@ -309,6 +309,8 @@ class ModelState:
         self.tags = Tags()
         self.inside = 0
         """How many functions of ``HANDLERS`` are running."""
+        self.running: str | None = None
+        """The layer whose product runs, or ran last."""
         self.was_seen = False
         """Whether a whole forward pass has run."""
         typed = {rule.type for rule in plan.layers}
@@ -381,6 +383,7 @@ class ModelState:
             self.repeated.add(name)
         if self.order is not None:
             self.order.append(name)
+            self.running = name
         return number
 
 
