@@ -55,7 +55,7 @@ def compare(
         str,
         typer.Option(
             help="Comma-separated ways to compute the plan's products: exact (float32), fast"
-            " (bfloat16), real (integers)."
+            " (as this machine is fastest), real (integers)."
         ),
     ] = "exact",
     seed: Seed = 0,

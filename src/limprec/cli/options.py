@@ -47,8 +47,8 @@ WideProducts = Annotated[
 Compute = Annotated[
     str,
     typer.Option(
-        help="How the plan's products are computed: exact (float32), fast (bfloat16) or real"
-        " (integers, for plans of 8 bits or fewer)."
+        help="How the plan's products are computed: exact (float32), fast (integers, bfloat16"
+        " or float32, as this machine is fastest) or real (integers, for plans of 8 bits or fewer)."
     ),
 ]
 Warmup = Annotated[int, typer.Option(help="Steps over which the rate rises to its peak.")]
