@@ -9,54 +9,19 @@
 
 #if defined(LIMPREC_X86)
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // false alarms in GCC's own AVX-512 header
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
-#include <immintrin.h>
+#include "vnni.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <memory>
-#include <new>
-
-#define VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-#define VNNI_INLINE inline __attribute__((always_inline)) VNNI
 
 namespace limprec {
 namespace {
 
-constexpr int LANES = 16;                     // columns in a vector
 constexpr int TILE = 12, WIDTH = 2;           // of a tile: rows, vectors of columns
 constexpr int64_t PACKED_BYTES = 768 * 1024;  // of b, to stay in the second cache
 
 constexpr int64_t AHEAD = 32;                 // rows, to be fetched early
 constexpr int64_t BLOCK_ROWS = 8 * TILE;
-
-int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// Four rows of at most 64 bytes each, of which the mask is there, to four vectors: in each 32-bit
-// lane one byte of each row, of 16 neighbours.
-VNNI_INLINE void interleave(const __m512i* rows, __m512i* out) {
-  const __m512i a = _mm512_unpacklo_epi8(rows[0], rows[1]), b = _mm512_unpackhi_epi8(rows[0], rows[1]);
-  const __m512i c = _mm512_unpacklo_epi8(rows[2], rows[3]), d = _mm512_unpackhi_epi8(rows[2], rows[3]);
-  const __m512i e = _mm512_unpacklo_epi16(a, c), f = _mm512_unpackhi_epi16(a, c);
-  const __m512i g = _mm512_unpacklo_epi16(b, d), h = _mm512_unpackhi_epi16(b, d);
-  // Lane i of 128 bits: e has neighbours 16 i .. +3, f +4 .. +7, g +8 .. +11, h +12 .. +15.
-  const __m512i ef0 = _mm512_shuffle_i32x4(e, f, 0x44), ef1 = _mm512_shuffle_i32x4(e, f, 0xee);
-  const __m512i gh0 = _mm512_shuffle_i32x4(g, h, 0x44), gh1 = _mm512_shuffle_i32x4(g, h, 0xee);
-  // ef0 = e0 e1 f0 f1, gh0 = g0 g1 h0 h1: out0 = e0 f0 g0 h0.
-  out[0] = _mm512_shuffle_i32x4(ef0, gh0, 0x88);
-  out[1] = _mm512_shuffle_i32x4(ef0, gh0, 0xdd);
-  out[2] = _mm512_shuffle_i32x4(ef1, gh1, 0x88);
-  out[3] = _mm512_shuffle_i32x4(ef1, gh1, 0xdd);
-}
-
-VNNI_INLINE __mmask64 first(int64_t count) {
-  return count >= 64 ? ~__mmask64{0} : count <= 0 ? 0 : (__mmask64{1} << count) - 1;
-}
 
 // Where four terms of a neighbour go: tiles of neighbours together, with all their terms.
 template <int TOGETHER>
@@ -105,27 +70,6 @@ VNNI void pack_across(const int8_t* from, int64_t step, int64_t terms, int64_t c
         for (int part = 0; part < PARTS; part++)
           _mm512_mask_storeu_epi32(to[v][part] + at, lanes[v][part], packed[v]);
     }
-  }
-}
-
-// 16 vectors of 16 lanes, transposed.
-VNNI_INLINE void transpose(__m512i* x) {
-  __m512i y[16];
-  for (int i = 0; i < 16; i += 4) {
-    const __m512i a = _mm512_unpacklo_epi32(x[i], x[i + 1]), b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-    const __m512i c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]);
-    const __m512i d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
-    y[i] = _mm512_unpacklo_epi64(a, c), y[i + 1] = _mm512_unpackhi_epi64(a, c);
-    y[i + 2] = _mm512_unpacklo_epi64(b, d), y[i + 3] = _mm512_unpackhi_epi64(b, d);
-  }
-  // y[4 g + j]: in part p the lanes 4 p + j of rows 4 g .. 4 g + 3.
-  for (int j = 0; j < 4; j++) {
-    const __m512i a = _mm512_shuffle_i32x4(y[j], y[4 + j], 0x44);
-    const __m512i b = _mm512_shuffle_i32x4(y[j], y[4 + j], 0xee);
-    const __m512i c = _mm512_shuffle_i32x4(y[8 + j], y[12 + j], 0x44);
-    const __m512i d = _mm512_shuffle_i32x4(y[8 + j], y[12 + j], 0xee);
-    x[j] = _mm512_shuffle_i32x4(a, c, 0x88), x[4 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
-    x[8 + j] = _mm512_shuffle_i32x4(b, d, 0x88), x[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
   }
 }
 
@@ -185,25 +129,12 @@ VNNI void corrections(const Rows& a, int rows, int64_t terms, int32_t* out) {
 
 // Which numbers a tile's sums become.
 struct Finish {
-  bool narrow;  // whether float32 arithmetic rounds once
-  double scale;
+  Scale scale;
   const float* bias;
   float* out;
   int64_t stride;
   int64_t columns;  // of the tile that are there
 };
-
-template <int V>
-VNNI_INLINE __m512 value(__m512i sum, const Finish& f) {
-  if (f.narrow)
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(static_cast<float>(f.scale)));
-  const __m512d scale = _mm512_set1_pd(f.scale);
-  const __m512d low = _mm512_cvtepi32_pd(_mm512_castsi512_si256(sum));
-  const __m512d high = _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(sum, 1));
-  const __m256 a = _mm512_cvtpd_ps(_mm512_mul_pd(low, scale));
-  const __m256 b = _mm512_cvtpd_ps(_mm512_mul_pd(high, scale));
-  return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1);
-}
 
 template <int R, int V>
 VNNI void tile(const Rows& a, const char* b, int64_t groups, const int32_t* start, const Finish& f) {
@@ -227,9 +158,8 @@ VNNI void tile(const Rows& a, const char* b, int64_t groups, const int32_t* star
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) {
-      const int64_t left = f.columns - LANES * v;
-      const __mmask16 taken = left >= LANES ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-      __m512 y = value<V>(sums[r][v], f);
+      const __mmask16 taken = lanes(f.columns - LANES * v);
+      __m512 y = f.scale.of(sums[r][v]);
       if (f.bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(taken, f.bias + LANES * v));
       _mm512_mask_storeu_ps(f.out + r * f.stride + LANES * v, taken, y);
     }
@@ -243,21 +173,6 @@ Tile tile_of(int rows) {
                                  tile<7, V>, tile<8, V>, tile<9, V>, tile<10, V>, tile<11, V>, tile<12, V>};
   return all[rows - 1];
 }
-
-bool exact_in_float32(double scale) {
-  int exponent;
-  return scale >= 0x1p-126 && scale <= 0x1p96 && std::frexp(scale, &exponent) == 0.5;
-}
-
-struct Room {
-  explicit Room(int64_t bytes)
-      : data(static_cast<char*>(
-            ::operator new(static_cast<size_t>(bytes) + 64, std::align_val_t{64}))) {}
-  ~Room() { ::operator delete(data, std::align_val_t{64}); }
-  Room(const Room&) = delete;
-  Room& operator=(const Room&) = delete;
-  char* const data;
-};
 
 // The rows of a, ready to be broadcast: where they are, or packed.
 VNNI Rows rows_of(const Matrix& a, int64_t row, int64_t count, int64_t terms, char* room) {
@@ -301,7 +216,7 @@ VNNI void multiply_codes(const CodesProduct& p, int64_t begin, int64_t end) {
   const int64_t down = codes_down(p), across = codes_across(p);
   const Room for_b(padded * wide), for_a(padded * BLOCK_ROWS);
   const Packed<WIDTH * LANES> whole{for_b.data, padded / 4};
-  const bool narrow = exact_in_float32(p.scale);
+  const Scale scale(p.scale);
   int64_t packed = -1;
   for (int64_t item = begin, tiles; item < end; item += tiles) {
     tiles = std::min({end - item, down - item % down, BLOCK_ROWS / TILE});
@@ -325,7 +240,7 @@ VNNI void multiply_codes(const CodesProduct& p, int64_t begin, int64_t end) {
       if (p.sums && column == 0)
         for (int i = 0; i < count; i++) p.sums[matrix * p.rows + row + r + i] = start[i] / -128;
       for (int64_t c = 0; c < columns; c += WIDTH * LANES) {
-        const Finish f{narrow, p.scale, p.bias ? p.bias + column + c : nullptr, out + r * p.columns + c,
+        const Finish f{scale, p.bias ? p.bias + column + c : nullptr, out + r * p.columns + c,
                        p.columns, columns - c};
         const Tile work = columns - c > LANES ? tile_of<2>(count) : tile_of<1>(count);
         work(a, whole.at(c, 0), padded / 4, start, f);

@@ -1,10 +1,11 @@
 // The operator torch.ops.limprec.to_values_: sums of products of codes become values in their place.
+#include "exact.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <optional>
 
@@ -14,12 +15,6 @@ namespace {
 using torch::stable::Tensor;
 
 constexpr int64_t EACH = 1 << 14;  // elements that are worth another thread
-
-// Whether a 31-bit integer in float32 times scale is not rounded again.
-bool exact_in_float32(double scale) {
-  int exponent;
-  return scale >= 0x1p-126 && scale <= 0x1p96 && std::frexp(scale, &exponent) == 0.5;
-}
 
 // One stretch of a row; words are int32 before and float32 after. C++ forbids to look at them as
 // both, so that they are copied in and out (which compilers turn into nothing).
