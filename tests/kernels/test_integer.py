@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from limprec.errors import KernelError
 from limprec.formats import Rounding, parse_precision
 from limprec.kernels import Key, round_to
-from limprec.kernels.matmul import integer, operands, real, windows
+from limprec.kernels.matmul import code_convolutions, integer, operands, real, windows
 from limprec.kernels.matmul.code_products import multiply_codes
 from limprec.kernels.matmul.integer import PEAK, SYMMETRIC_PEAK, integer_matmul
 from limprec.kernels.matmul.operands import can_be_real, round_operand, to_values, why_not_real
@@ -504,7 +504,7 @@ def test_operands_that_do_not_fit() -> None:
 
 
 def test_the_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extension's operators: sums to values, and windows."""
+    """Without the extension's operators: sums to values, convolutions, and windows."""
     r = roundings("dfx8:stochastic")
 
     def step() -> list[Tensor | None]:
@@ -514,7 +514,7 @@ def test_the_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
         return [y.detach(), x.grad, w.grad, b.grad]
 
     fast = step()
-    for module in (operands, windows):
+    for module in (operands, code_convolutions, windows):
         monkeypatch.setattr(module, "has_native", lambda name: False)
     for one, other in zip(fast, step(), strict=True):
         assert one is not None

@@ -1,4 +1,4 @@
-"""Convolutions on integers: autograd around ``windows``."""
+"""Convolutions on integers: autograd around ``code_convolutions``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...errors import KernelError
+from .code_convolutions import convolve, convolve_back, weight_gradient
 from .operands import round_operand, to_values, worth
 from .real import (
     Roundings,
@@ -21,7 +22,7 @@ from .real import (
     save,
     saved,
 )
-from .windows import Geometry, Sizes, channel_sums, convolve, convolve_back, weight_sums
+from .windows import Geometry, Sizes, channel_sums
 
 
 def real_conv(
@@ -37,8 +38,7 @@ def real_conv(
     """Return the convolution of one to three spatial dimensions from integer products.
 
     Arguments but the last are those of ``torch.nn.functional.conv1d`` to ``conv3d``, and so are the
-    values but for their rounding. Groups are computed one after the other: many small ones
-    (depthwise convolutions) take long.
+    values but for their rounding.
 
     Args:
         x: (B, C, *sizes) or (C, *sizes), float32, bfloat16, float16 or float64.
@@ -103,23 +103,15 @@ class _Convolution(torch.autograd.Function):
         a, w = round_operand(x, *roundings.activation), round_operand(weight, *roundings.weight)
         ctx.geometry, ctx.groups, ctx.roundings = geometry, groups, roundings
         ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
-        ctx.x_like, ctx.weight_shape = _layout(x, x.shape), weight.shape
+        ctx.x_like = x.shape, _is_last(x)
         need_x, need_weight = ctx.needs_input_grad[:2]
         save(ctx, a if need_weight else None, w if need_x else None)
         last = _is_last(x) or _is_last(weight)
         shape = (x.shape[0], weight.shape[0], *positions)
         out = _empty(shape, last, x.dtype, x.device)
         addend = round_bias(bias, roundings)
-        for inputs, outputs in _groups(groups, x.shape[1], weight.shape[0]):
-            convolve(
-                a.codes[:, inputs],
-                w.codes[outputs],
-                geometry,
-                worth(a, w),
-                out[:, outputs],
-                None if addend is None else addend[outputs],
-                peak(roundings),
-            )
+        most = peak(roundings)
+        convolve(a.codes, w.codes, geometry, groups, worth(a, w), out, addend, most)
         return out
 
     @staticmethod
@@ -129,24 +121,16 @@ class _Convolution(torch.autograd.Function):
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         roundings, geometry, (a, w) = ctx.roundings, ctx.geometry, saved(ctx)
         e = round_operand(grad, *roundings.error)
-        most, each = peak(roundings), list(_groups(ctx.groups, ctx.x_like[0][1], grad.shape[1]))
+        groups, most = ctx.groups, peak(roundings)
         grad_x = grad_weight = grad_bias = None
         if need_x:
             shape, last = ctx.x_like
             grad_x = _empty(shape, last, ctx.dtypes[0], grad.device)
-            for inputs, outputs in each:
-                convolve_back(
-                    e.codes[:, outputs],
-                    w.codes[outputs],
-                    geometry,
-                    worth(e, w),
-                    grad_x[:, inputs],
-                    most,
-                )
+            convolve_back(e.codes, w.codes, geometry, groups, worth(e, w), grad_x, most)
         if need_weight:
-            sums = [weight_sums(e.codes[:, o], a.codes[:, i], geometry, most) for i, o in each]
-            total = torch.cat(sums).contiguous()
-            grad_weight = to_values(total, worth(e, a), ctx.dtypes[1])
+            grad_weight = weight_gradient(
+                e.codes, a.codes, geometry, groups, worth(e, a), ctx.dtypes[1], most
+            )
             grad_weight = round_in_place(grad_weight, roundings.gradient)
         if need_bias:
             total = channel_sums(e.codes)
@@ -194,19 +178,9 @@ def _each(name: str, value: int | Sequence[int], kernel: Sequence[int]) -> Sizes
     return values
 
 
-def _groups(count: int, inputs: int, outputs: int) -> list[tuple[slice, slice]]:
-    """Return the channels in and out of each group."""
-    i, o = inputs // count, outputs // count
-    return [(slice(g * i, g * i + i), slice(g * o, g * o + o)) for g in range(count)]
-
-
 def _is_last(x: Tensor) -> bool:
     """Whether the channels of (B, C, *sizes) lie next to each other, and nothing else does."""
     return x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous()
-
-
-def _layout(x: Tensor, shape: torch.Size) -> tuple[torch.Size, bool]:
-    return shape, _is_last(x)
 
 
 def _empty(shape: Sequence[int], last: bool, dtype: torch.dtype, device: torch.device) -> Tensor:

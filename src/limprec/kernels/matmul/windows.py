@@ -199,7 +199,8 @@ def _correlate(
             to.movedim(1, -1).copy_(values.view(to.shape[0], *to.shape[2:], channels))
         else:
             total = integer_matmul(matrix, windows.t(), peak)
-            values = to_values(total, scale, out.dtype)
+            wide = torch.float64 if out.dtype == torch.float64 else torch.float32
+            values = to_values(total, scale, wide)
             if bias is not None:
                 values += bias[:, None]
             to.transpose(0, 1).copy_(values.view(channels, to.shape[0], *to.shape[2:]))
