@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import limprec as lp
 from limprec.errors import ConversionError, LimprecError, PlanError
+from limprec.kernels.matmul.real_conv import real_conv
 from limprec.nn import RoundingEvent, watch_roundings
 from limprec.plan import Rule
 
@@ -173,6 +174,23 @@ def test_fast_is_real_where_bytes_are_fastest(saved: str) -> None:
 def test_fast_is_exact_where_a_format_has_no_codes() -> None:
     plan = lp.Plan.uniform("e5m2:stochastic")
     assert same(run(lp.convert(network(), plan)), run(lp.convert(network(), plan, compute="fast")))
+
+
+@pytest.mark.usefixtures("integer_machine")
+def test_fast_keeps_depthwise_convolutions_in_the_carrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = []
+
+    def real(x: Tensor, weight: Tensor, *others: Any, **options: Any) -> Tensor:
+        groups.append(options["groups"])
+        return real_conv(x, weight, *others, **options)
+
+    monkeypatch.setattr("limprec.nn.integers.real_conv", real)
+    layers = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 4, 1, groups=2)
+    for compute, expected in (("fast", [1, 2]), ("real", [1, 6, 2])):
+        model = lp.convert(nn.Sequential(*copy.deepcopy(layers)), PLAN, compute=compute)
+        model(torch.randn(2, 1, 8, 8))
+        assert groups == expected
+        groups.clear()
 
 
 @pytest.mark.usefixtures("plain_machine")

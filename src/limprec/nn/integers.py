@@ -46,6 +46,14 @@ def product_of(
     return None
 
 
+def pays(operator: Operator, tensors: dict[str, Tensor]) -> bool:
+    """Whether integers are faster than float32: in depthwise convolutions they are not."""
+    if not operator.is_convolution:
+        return True
+    x, weight = tensors["input"], tensors["weight"]
+    return weight.shape[1] > 1 or x.shape[1 - weight.ndim] == 1
+
+
 def compute(layer: LayerState, call: int, product: Product, tensors: dict[str, Tensor]) -> Tensor:
     """Compute a function on integers, and tell of its roundings if somebody listens."""
     y = product(roundings_of(layer, call, next(iter(tensors.values())).dtype))

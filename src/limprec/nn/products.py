@@ -42,7 +42,8 @@ def multiply(
     way = way_of(layer, first)
     if way is Compute.REAL:
         product = integers.product_of(operator, args, kwargs, tensors)
-        if product is not None:
+        asked = layer.model.compute is way
+        if product is not None and (asked or integers.pays(operator, tensors)):
             return integers.compute(layer, call, product, tensors)
         way = way_of(layer, first, integers=False)
     fast = way is Compute.FAST and operator.word in _FAST
