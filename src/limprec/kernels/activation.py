@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .masks import masked, relu_with_mask
+from .masks import is_dense, masked, relu_with_mask
 
 
 class _Relu(torch.autograd.Function):
@@ -35,8 +35,10 @@ class _ReluInPlace(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """Overwrite ``x`` and save where its derivative is 1."""
-        y, mask = relu_with_mask(x)
-        x.copy_(y)
+        alone = is_dense(x)
+        y, mask = relu_with_mask(x, out=x.detach() if alone else None)
+        if not alone:
+            x.copy_(y)
         ctx.mark_dirty(x)
         ctx.save_for_backward(mask)
         ctx.stride = y.stride()

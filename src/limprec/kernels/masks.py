@@ -10,13 +10,18 @@ from .native import stored
 
 
 def relu_with_mask(
-    x: Tensor, ceiling: float | None = None, *, backend: Backend = Backend.AUTO
+    x: Tensor,
+    ceiling: float | None = None,
+    *,
+    out: Tensor | None = None,
+    backend: Backend = Backend.AUTO,
 ) -> tuple[Tensor, Tensor]:
     """Return ReLU, cut at a ceiling if there is one, and where its derivative is 1.
 
     Args:
         x: floating-point tensor of any layout.
         ceiling: 6 for ReLU6; None for none.
+        out: where to write the result, in its shape and layout; may be ``x``.
         backend: ``REFERENCE`` for plain PyTorch, else the fastest that is there.
 
     Returns:
@@ -28,8 +33,8 @@ def relu_with_mask(
     """
     x = x.detach()
     if backend is Backend.AUTO and stored.can_mask(x):
-        return stored.relu_with_mask(x, ceiling)
-    y = torch.empty_like(x).copy_(x.clamp(0.0, ceiling))
+        return stored.relu_with_mask(x, ceiling, out=out)
+    y = (torch.empty_like(x) if out is None else out).copy_(x.clamp(0.0, ceiling))
     flat = _in_memory_order(y)
     keep = ~(flat <= 0)
     if ceiling is not None:
@@ -57,6 +62,12 @@ def masked(
     keep = (mask.unsqueeze(1) >> _places(grad) & 1).view(-1)[: grad.numel()].to(torch.bool)
     flat.masked_fill_(~keep, 0.0)
     return result
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements of a tensor, none of them written twice, fill a stretch of memory."""
+    span = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+    return x.numel() in (0, span)
 
 
 def _in_memory_order(x: Tensor) -> Tensor:

@@ -61,7 +61,8 @@ class _Block(nn.Module):
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.widen:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.widen))
-        return F.relu(x + y)
+        y = x + y
+        return F.relu(y, inplace=True)
 
 
 class ResNetCifar(nn.Module):
@@ -85,7 +86,9 @@ class ResNetCifar(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to logits (N, classes)."""
-        x = self.blocks(F.relu(self.bn1(self.conv1(x))))
+        x = F.relu(self.bn1(self.conv1(x)))
+        for block in self.blocks:  # not self.blocks(x): a call holds its arguments until it returns
+            x = block(x)
         logits: Tensor = self.fc(x.mean((2, 3)))
         return logits
 

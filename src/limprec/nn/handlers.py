@@ -17,6 +17,7 @@ from .attention import attend
 from .operators import ADDEND, LEFT, OPERATORS, Args, Kwargs, Operator, is_parameter, role_of
 from .products import multiply
 from .recurrent import RECURRENT
+from .saving import saving_shapes
 from .state import LayerState, ModelState
 
 if TYPE_CHECKING:
@@ -254,6 +255,25 @@ def _relu(mode: Interceptor, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 _IN_PLACE = frozenset({torch.relu_, Tensor.relu_})
 
+
+def _pool(mode: Interceptor, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Keep no input for the backward pass, which asks how large it was."""
+    x = args[0] if args else kwargs["input"]
+    if not isinstance(x, Tensor) or not mode.model.rounds:
+        return func(*args, **kwargs)
+    with saving_shapes(x, _POOLS[func]):
+        return func(*args, **kwargs)
+
+
+_POOLS: dict[Callable[..., Any], int] = {
+    getattr(place, name): axes
+    for axes in (1, 2, 3)
+    for word in ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool")
+    for place in (F, torch)
+    if hasattr(place, name := f"{word}{axes}d")
+}
+"""Function -> how many axes it pools."""
+
 HANDLERS: dict[Callable[..., Any], Handler] = {
     **{function: _convert(operator) for function, operator in OPERATORS.items()},
     **dict.fromkeys(LEFT, _leave),
@@ -264,5 +284,6 @@ HANDLERS: dict[Callable[..., Any], Handler] = {
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _open,
     **dict.fromkeys((F.relu, torch.relu, Tensor.relu, *_IN_PLACE), _relu),
+    **dict.fromkeys(_POOLS, _pool),
 }
 """Function -> what a converted model does instead of calling it."""

@@ -50,7 +50,8 @@ def multiply(
     own = contracting(layer, call, operator, func, tensors, NARROW if fast else None)
     inside = own.inside if own else frozenset()
     fast = fast and own is None
-    kept = Kept() if layer.model.saves_codes else None
+    batches = operator.word == "matmul" and all(t.dim() > 2 for t in tensors.values())
+    kept = Kept(batches=batches) if layer.model.saves_codes else None
     rounded: dict[str, Tensor] = {}
     seen = False
     for name, tensor in tensors.items():
@@ -92,7 +93,7 @@ def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:
     way = way_of(layer, a, integers=integers.are_pair(a, b))
     if way is Compute.REAL:
         return integers.multiply_pair(layer, call, a, b)
-    kept = Kept() if layer.model.saves_codes else None
+    kept = Kept(batches=min(a.dim(), b.dim()) > 2) if layer.model.saves_codes else None
     fast = way is Compute.FAST
     own = contracting_as(layer, call, torch.matmul, _PAIR, NARROW if fast else None)
     inside = own.inside if own else frozenset()

@@ -1,7 +1,8 @@
-"""Rounded operands that autograd keeps in real bits, from the forward pass to the backward pass."""
+"""What autograd keeps from the forward pass to the backward pass, in as few bits as hold it."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +19,23 @@ class Kept:
 
     Args:
         others: kept by another product, of which this one has operands too.
+        batches: whether the operands are batches of matrices.
     """
 
-    def __init__(self, others: Kept | None = None) -> None:
+    def __init__(self, others: Kept | None = None, batches: bool = False) -> None:
         self._pairs: list[tuple[Tensor, Codes]] = [] if others is None else list(others._pairs)
+        self._batches = batches
+
+    def lay(self, codes: Codes) -> Codes:
+        """Return codes that lie so that the product takes what they widen to without a copy.
+
+        ``torch.matmul`` would save its own copy of a batch in several axes that are not one stretch
+        of memory (heads that were split off and moved forward), and not what is noted here.
+        """
+        words = codes.codes
+        if not self._batches or not codes.narrow or _is_one_batch(words):
+            return codes
+        return codes._replace(codes=words.contiguous())
 
     def add(self, values: Tensor, codes: Codes) -> None:
         """Note what ``values`` are; a cast of theirs may be noted too."""
@@ -57,6 +71,12 @@ class Kept:
         return saved
 
 
+def _is_one_batch(x: Tensor) -> bool:
+    """Whether the axes of matrices but their last two can be seen as one."""
+    inner = [(n, stride) for n, stride in zip(x.shape[:-2], x.stride(), strict=False) if n != 1]
+    return all(a[1] == b[0] * b[1] for a, b in itertools.pairwise(inner))
+
+
 @dataclass(frozen=True)
 class _Looked:
     """How autograd saw a tensor whose codes are kept."""
@@ -78,6 +98,57 @@ def _unpack(saved: Any) -> Tensor:
             values.size(), saved.memory, dtype=values.dtype, device=values.device
         ).copy_(values)
     return values.as_strided(saved.size, saved.stride)
+
+
+@contextmanager
+def saving_shapes(x: Tensor, axes: int) -> Iterator[None]:
+    """Within it, autograd saves of floating-point tensors their shape alone, of indices few bits.
+
+    For functions whose derivative asks of their input how large it is, as pooling does: PyTorch
+    would keep all of it. Left to others where ``Kept.saving`` is.
+
+    Args:
+        x: the input.
+        axes: indices are places among its last ``axes`` axes; saved as int16 or int32 if these fit.
+    """
+    if not torch.is_grad_enabled() or _is_decided():
+        yield
+        return
+    places = x.shape[-axes:].numel()
+    index = next((t for t in _INDICES if places <= torch.iinfo(t).max), torch.int64)
+
+    def pack(saved: Tensor) -> Tensor | _Outline:
+        if saved.is_floating_point():
+            stride = None if saved.is_contiguous() else saved.stride()
+            return _Outline(saved.size(), stride, saved.new_empty(()))
+        return saved.to(index) if saved.dtype == torch.int64 else saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, _fill):
+        yield
+
+
+_INDICES = (torch.int16, torch.int32)
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """A tensor without its values."""
+
+    size: torch.Size
+    stride: tuple[int, ...] | None
+    """None for row-major."""
+    like: Tensor
+    """One value of its dtype, on its device."""
+
+
+def _fill(saved: Any) -> Tensor:
+    """Return indices, or a tensor of some shape and layout whose values mean nothing."""
+    if not isinstance(saved, _Outline):
+        indices: Tensor = saved
+        return indices if indices.is_floating_point() else indices.to(torch.int64)
+    if saved.stride is None:
+        return saved.like.expand(saved.size)
+    return saved.like.new_empty_strided(saved.size, saved.stride)
 
 
 def _is_decided() -> bool:

@@ -207,7 +207,7 @@ class LayerState:
         back_key = self.key(back, back_stream or backward or "", call)
         if kept is None or ahead is None or isinstance(key, TracedKey):
             return round_through(x, ahead, key, back, back_key)
-        codes = round_to_codes(x, ahead, key)
+        codes = kept.lay(round_to_codes(x, ahead, key))
         rounded = round_through(x, codes, None, back, back_key)
         kept.add(rounded, codes)
         return rounded

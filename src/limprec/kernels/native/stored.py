@@ -81,10 +81,11 @@ def widen(codes: Tensor, scale: Tensor, dtype: torch.dtype, simd: Simd = Simd.AU
 
 
 def relu_with_mask(
-    x: Tensor, ceiling: float | None, simd: Simd = Simd.AUTO
+    x: Tensor, ceiling: float | None, simd: Simd = Simd.AUTO, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return what ``masks.relu_with_mask`` does; ``can_mask`` of the tensor."""
-    y, mask = torch.empty_like(x), x.new_empty(((x.numel() + 7) // 8,), dtype=torch.uint8)
+    y = torch.empty_like(x) if out is None else out
+    mask = x.new_empty(((x.numel() + 7) // 8,), dtype=torch.uint8)
     x = x if x.stride() == y.stride() else torch.empty_like(y).copy_(x)
     top = float("nan") if ceiling is None else ceiling
     torch.ops.limprec.relu_with_mask.default(x, y, mask, top, int(simd))
