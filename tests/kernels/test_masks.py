@@ -12,7 +12,8 @@ from native_checks import DTYPES, LEVELS, assert_same, built, layouts, spread
 from torch import Tensor
 
 from limprec.kernels import Backend, relu
-from limprec.kernels.masks import masked, relu_with_mask
+from limprec.kernels.activation import relu_
+from limprec.kernels.masks import is_dense, masked, relu_with_mask
 from limprec.kernels.native import Simd, stored
 
 BACKENDS = [Backend.REFERENCE, Backend.AUTO]
@@ -85,6 +86,30 @@ def test_layouts(layout: str, dtype: torch.dtype, ceiling: float | None, own: Ac
         (got,) = torch.autograd.grad(y, a, grad, retain_graph=True)
         (known,) = torch.autograd.grad(want, b, grad, retain_graph=True)
         assert_same(got, known, x)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", list(layouts(torch.float32)))
+def test_in_place(layout: str, dtype: torch.dtype, backend: Backend) -> None:
+    """What fills its memory is overwritten where it lies; views with gaps are written back to."""
+    x = layouts(dtype)[layout]
+    want, bits = relu_with_mask(x, backend=backend)
+    if is_dense(x):
+        y = x.clone()
+        out, mask = relu_with_mask(y, out=y, backend=backend)
+        assert out.data_ptr() == y.data_ptr()
+        assert torch.equal(mask, bits)
+        assert_same(y, want, x)
+    leaf = x.detach().clone().requires_grad_()
+    base = torch.empty(*x.shape, 2, dtype=dtype)[..., 0] if x.ndim else torch.empty((), dtype=dtype)
+    assert is_dense(base) == (x.numel() in (0, 1) or not x.ndim)
+    for start in (leaf * 1, base.copy_(leaf)):
+        got = relu_(start)
+        assert got.data_ptr() == start.data_ptr()
+        assert_same(got.detach(), want, x)
+        (grad,) = torch.autograd.grad(got.sum(), leaf)
+        assert_same(grad, torch.autograd.grad(torch.relu(leaf).sum(), leaf)[0], x)
 
 
 @built
