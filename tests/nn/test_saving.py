@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import limprec as lp
 from limprec.lab.models import GPT
 from limprec.nn.handlers import _POOLS
-from limprec.nn.saving import saving_shapes
+from limprec.nn.saving import Again, saving_shapes
 
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda x: F.max_pool2d(x, 2),
@@ -51,7 +51,9 @@ def held(y: Tensor) -> Iterator[Tensor]:
             for one in raw if isinstance(raw, list | tuple) else [raw]:
                 data = getattr(one, "data", None)
                 codes = getattr(data, "codes", None)
-                data = codes.codes if codes is not None else getattr(data, "like", data)
+                if codes is not None:
+                    data = codes.x if isinstance(codes, Again) else codes.codes
+                data = getattr(data, "like", data)
                 if isinstance(data, Tensor):
                     yield data
 
@@ -124,6 +126,35 @@ def test_heads_that_were_split_off_are_kept_as_codes() -> None:
     heads = {(12, 6, 4), (12, 4, 6)}
     assert any(tuple(t.shape) in heads and t.is_floating_point() for t in wide)
     assert not any(tuple(t.shape) in heads and t.is_floating_point() for t in narrow)
+
+
+@pytest.mark.parametrize("name", ["dfx8:stochastic", "e5m2", "dfx8b4"])
+@pytest.mark.parametrize("function", [torch.tanh, torch.sigmoid, lambda x: x.softmax(-1)])
+def test_what_autograd_holds_anyway_is_rounded_again(
+    name: str, function: Callable[[Tensor], Tensor]
+) -> None:
+    class Between(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.second(function(self.first(x)))
+            return y
+
+    torch.manual_seed(0)
+    model, x = Between(), torch.randn(7, 6)
+    plan = lp.Plan.uniform(name)
+    converted = [
+        lp.convert(copy.deepcopy(model), plan, saved=saved) for saved in ("carrier", "narrow")
+    ]
+    for one in converted:
+        one(x).square().sum().backward()
+    for a, b in zip(*(one.parameters() for one in converted), strict=True):
+        assert torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
+    kept = [t for t in held(converted[1](x)) if t.shape == (7, 8)]
+    assert len({t.data_ptr() for t in kept}) == 1
+    assert {t.dtype for t in kept} == {torch.float32}
 
 
 @pytest.mark.parametrize("shape", ["matmul", "broadcast"])

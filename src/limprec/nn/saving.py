@@ -11,7 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..formats import Precision
+from ..kernels import Key, round_to
 from ..kernels.stored import Codes, widen
+
+_HOLD_RESULTS = frozenset({"SoftmaxBackward0", "SigmoidBackward0", "TanhBackward0", "ExpBackward0"})
+"""Nodes of autograd that keep what they computed."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """A rounding to be done once more on the way back, of a tensor that autograd holds anyway."""
+
+    x: Tensor
+    precision: Precision
+    key: Key | None
 
 
 class Kept:
@@ -23,8 +37,15 @@ class Kept:
     """
 
     def __init__(self, others: Kept | None = None, batches: bool = False) -> None:
-        self._pairs: list[tuple[Tensor, Codes]] = [] if others is None else list(others._pairs)
+        self._pairs: list[tuple[Tensor, Codes | Again]] = (
+            [] if others is None else list(others._pairs)
+        )
         self._batches = batches
+
+    def can_again(self, x: Tensor) -> bool:
+        """Whether ``x`` can be rounded again: autograd holds it until the product's way back."""
+        held = x.grad_fn is not None and x.grad_fn.name() in _HOLD_RESULTS
+        return held and (not self._batches or _is_one_batch(x))
 
     def lay(self, codes: Codes) -> Codes:
         """Return codes that lie so that the product takes what they widen to without a copy.
@@ -37,9 +58,9 @@ class Kept:
             return codes
         return codes._replace(codes=words.contiguous())
 
-    def add(self, values: Tensor, codes: Codes) -> None:
+    def add(self, values: Tensor, codes: Codes | Again) -> None:
         """Note what ``values`` are; a cast of theirs may be noted too."""
-        if codes.narrow:
+        if isinstance(codes, Again) or codes.narrow:
             self._pairs.append((values, codes))
 
     def alias(self, values: Tensor, cast: Tensor) -> Tensor:
@@ -81,7 +102,7 @@ def _is_one_batch(x: Tensor) -> bool:
 class _Looked:
     """How autograd saw a tensor whose codes are kept."""
 
-    codes: Codes
+    codes: Codes | Again
     dtype: torch.dtype
     memory: tuple[int, ...]
     size: torch.Size
@@ -92,7 +113,11 @@ def _unpack(saved: Any) -> Tensor:
     if not isinstance(saved, _Looked):
         tensor: Tensor = saved
         return tensor
-    values = widen(saved.codes).to(saved.dtype)
+    kept = saved.codes
+    if isinstance(kept, Again):
+        values = round_to(kept.x, kept.precision, kept.key).to(saved.dtype)
+    else:
+        values = widen(kept).to(saved.dtype)
     if values.stride() != saved.memory:
         values = torch.empty_strided(
             values.size(), saved.memory, dtype=values.dtype, device=values.device

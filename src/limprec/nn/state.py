@@ -15,9 +15,10 @@ from ..errors import PlanError
 from ..formats import Precision, Rounding
 from ..kernels import Key, TracedKey, round_through
 from ..kernels.carrier import is_identity
+from ..kernels.following import Following
 from ..kernels.stored import round_to_codes
 from ..plan import BESIDE_ROLES, DELAYED, FP32, TENSOR_ROLES, Call, Group, LayerPlan, Plan
-from .saving import Kept
+from .saving import Again, Kept
 from .scales import Scales
 from .tags import ParameterPlan, Tags, plan_of
 
@@ -207,6 +208,10 @@ class LayerState:
         back_key = self.key(back, back_stream or backward or "", call)
         if kept is None or ahead is None or isinstance(key, TracedKey):
             return round_through(x, ahead, key, back, back_key)
+        if kept.can_again(x) and not isinstance(ahead, Following):
+            rounded = round_through(x, ahead, key, back, back_key)
+            kept.add(rounded, Again(x.detach(), ahead, key))
+            return rounded
         codes = kept.lay(round_to_codes(x, ahead, key))
         rounded = round_through(x, codes, None, back, back_key)
         kept.add(rounded, codes)
