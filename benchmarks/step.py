@@ -29,6 +29,9 @@ from .peers import Rounding, peers
 from .report import cpu_name, save, today
 
 Step = Callable[[], None]
+Way = tuple[str, str, str | None]
+"""How to compute, how to save, and the format of the inputs of norms."""
+WAYS = ("exact", "real")
 BATCH = 128
 GOALS = {"exact": 1.15, "fast": 0.7, "real (GPT)": 0.4}
 FORMATS = ("dfx8", "e5m2")
@@ -168,35 +171,63 @@ def peak(step: Step) -> int:
     return most
 
 
-def memory() -> list[str]:
-    """Return the peak memory of a ResNet-20 step in several ways."""
-    model, x, y = resnet20()
+def vgg() -> tuple[nn.Module, Tensor, Tensor]:
+    """A chain of six convolutions with batch norm, three max poolings and one linear layer."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for inside, outside in ((3, 32), (32, 64), (64, 128)):
+        for channels in (inside, outside):
+            layers += [nn.Conv2d(channels, outside, 3, padding=1), nn.BatchNorm2d(outside)]
+            layers.append(nn.ReLU())
+        layers.append(nn.MaxPool2d(2))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, 10))
+    return model, torch.randn(64, 3, 32, 32), torch.randint(0, 10, (64,))
+
+
+NORMS = (None, "bf16", "dfx8")
+MEMORY: dict[str, tuple[Callable[[], tuple[nn.Module, Tensor, Tensor]], tuple[Way, ...]]] = {
+    f"ResNet-20, batch {BATCH}": (
+        resnet20,
+        (
+            ("exact", "carrier", None),
+            *(("exact", "narrow", norm) for norm in NORMS),
+            ("fast", "carrier", None),
+            *(("real", "narrow", norm) for norm in NORMS),
+        ),
+    ),
+    "VGG of six convolutions, batch 64": (
+        vgg,
+        (("exact", "carrier", None), ("exact", "narrow", None), ("real", "narrow", None)),
+    ),
+    "GPT, 6 layers, width 512, context 256, batch 8": (
+        gpt,
+        (("exact", "carrier", None), *((c, "narrow", n) for c in WAYS for n in (None, "bf16"))),
+    ),
+}
+"""Whose memory is measured, in which ways."""
+
+
+def memory(title: str) -> list[str]:
+    """Return the peak memory of a step of one network of ``MEMORY``."""
+    build, ways = MEMORY[title]
+    model, x, y = build()
     base = peak(step_of(copy.deepcopy(model), x, y))
     lines = [
         "",
-        f"## Peak memory of a step, ResNet-20, batch {BATCH}",
+        f"## Peak memory of a step, {title}",
         "",
         "| step | MiB | ratio |",
         "|---|---|---|",
         f"| float32, plain | {base / 2**20:.1f} | 1 |",
     ]
-    for compute, saved, norm in (
-        ("exact", "carrier", None),
-        ("exact", "narrow", None),
-        ("exact", "narrow", "bf16"),
-        ("exact", "narrow", "dfx8"),
-        ("fast", "carrier", None),
-        ("real", "carrier", None),
-        ("real", "narrow", "bf16"),
-        ("real", "narrow", "dfx8"),
-    ):
+    for compute, saved, norm in ways:
         plan = lp.Plan.uniform("dfx8")
         if norm is not None:
             plan = replace(plan, norm={"activation": norm})
         converted = lp.convert(copy.deepcopy(model), plan, compute=compute, saved=saved)
         most = peak(step_of(converted, x, y))
         name = f"dfx8 {compute}" + (", saved narrow" if saved == "narrow" else "")
-        name += f", inputs of batch norm in {norm}" if norm else ""
+        name += f", inputs of norms in {norm}" if norm else ""
         lines.append(f"| {name} | {most / 2**20:.1f} | {most / base:.2f} |")
     return lines
 
@@ -230,7 +261,8 @@ def main() -> None:
         lines += ["", "## GPT, 6 layers, width 512, context 256, batch 8"]
         lines += table(times(variants(model, x, y, convolves=False), options.rounds))
     if options.only in (None, "memory"):
-        lines += memory()
+        for title in MEMORY:
+            lines += memory(title)
     text = "\n".join(lines) + "\n"
     print(text)
     if options.save:
