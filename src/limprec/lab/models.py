@@ -61,7 +61,7 @@ class _Block(nn.Module):
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.widen:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.widen))
-        y = x + y
+        y += x
         return F.relu(y, inplace=True)
 
 
