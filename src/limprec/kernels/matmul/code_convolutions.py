@@ -18,6 +18,8 @@ from .operands import has_native, to_values
 from .windows import Geometry
 
 _MOST_TERMS = INT32_MAX // PEAK
+_FEW = 4
+"""Channels below which vectors of neighbouring channels would be nearly empty."""
 
 
 def convolve(
@@ -43,7 +45,7 @@ def convolve(
         peak: as for ``integer_matmul``.
     """
     if _is_fused(x, scale, out.dtype, math.prod(weight.shape[1:])):
-        values = _float32(out)
+        x, values = _laid(x, groups), _float32(out, groups)
         addend = None if bias is None else bias.to(torch.float32).contiguous()
         torch.ops.limprec.codes_conv.default(
             x, weight, values, _numbers(geometry), groups, scale, addend
@@ -76,7 +78,7 @@ def convolve_back(
         peak: as for ``integer_matmul``.
     """
     if _is_fused(e, scale, out.dtype, e.shape[1] // groups * math.prod(geometry.kernel)):
-        values = _float32(out)
+        e, values = _laid(e, groups), _float32(out, groups)
         torch.ops.limprec.codes_conv_back.default(
             e, weight, values, _numbers(geometry), groups, scale
         )
@@ -111,6 +113,7 @@ def weight_gradient(
     """
     across = [n for n in e.shape[2:] if n > 1][1:]  # positions that are summed together
     if _is_fused(x, scale, dtype, math.prod(across)):
+        e, x = _laid(e, groups), _laid(x, groups)
         shape = (e.shape[1], x.shape[1] // groups, *geometry.kernel)
         out = torch.empty(shape, dtype=torch.float32)
         torch.ops.limprec.codes_conv_weight.default(e, x, out, _numbers(geometry), groups, scale)
@@ -126,9 +129,21 @@ def _is_fused(x: Tensor, scale: float | Tensor, dtype: torch.dtype, terms: int) 
     return good and 0 < terms <= _MOST_TERMS and has_native("codes_conv")
 
 
-def _float32(out: Tensor) -> Tensor:
-    """Return where float32 results of ``out``'s layout go."""
+def _laid(codes: Tensor, groups: int) -> Tensor:
+    """Return codes as the kernels are fast in: thin groups with their channels apart."""
+    return codes.contiguous() if _are_thin(codes, groups) else codes
+
+
+def _float32(out: Tensor, groups: int) -> Tensor:
+    """Return where float32 results go: to ``out``, or to memory of another dtype or layout."""
+    if _are_thin(out, groups) and not out.is_contiguous():
+        return torch.empty(out.shape, dtype=torch.float32)
     return out if out.dtype == torch.float32 else torch.empty_like(out, dtype=torch.float32)
+
+
+def _are_thin(x: Tensor, groups: int) -> bool:
+    """Whether there are groups of few channels."""
+    return groups > 1 and x.shape[1] // groups < _FEW
 
 
 def _hand_over(values: Tensor, out: Tensor) -> None:
