@@ -96,6 +96,7 @@ def final_rows(outcome: Outcome) -> Rows:
     rows: list[tuple[str, ...]] = []
     for label, group in by_label(outcome.final).items():
         cost = prices[label]
+        mark = "chosen" if label == outcome.chosen.name else "refused"
         rows.append(
             (
                 label,
@@ -104,9 +105,10 @@ def final_rows(outcome: Outcome) -> Rows:
                 _against(outcome.final, reference.name, label),
                 amount(cost, objective),
                 f"{cost / reference.price - 1:+.1%}",
+                "reference" if label == reference.name else mark,
             )
         )
-    return ("plan", "seeds", "test accuracy", "points", objective, "against"), rows
+    return ("plan", "seeds", "test accuracy", "points", objective, "against", ""), rows
 
 
 def _against(results: Sequence[RunResult], reference: str, label: str) -> str:
