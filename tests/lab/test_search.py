@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from limprec.errors import LabError
 from limprec.lab.data import load_data
 from limprec.lab.models import MLP
-from limprec.lab.run import RunConfig
+from limprec.lab.run import RunConfig, RunResult
 from limprec.lab.search import SearchSettings, Space, cheapest, front, search_plans
 from limprec.lab.search.chains import MOST, next_of, thinned
 from limprec.lab.search.front import Trial, why_skip
@@ -445,8 +446,13 @@ def test_a_candidate_that_the_final_seeds_refute_leads_to_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, given = load_data("digits"), settings(trials=3, seeds=1, within=100.0)
-    gaps = iter([Gap((-101.0,))])
-    monkeypatch.setattr("limprec.lab.search.loop.gap", lambda *given: next(gaps, Gap((0.0,))))
+    refused: list[str] = []
+
+    def judge(results: Sequence[RunResult], reference: str, chosen: str) -> Gap:
+        refused[:] = refused or [chosen]
+        return Gap((-101.0 if chosen in refused else 0.0,))
+
+    monkeypatch.setattr("limprec.lab.search.loop.gap", judge)
     found = search_plans(given, data, tmp_path)
     labels = list(dict.fromkeys(r.label for r in found.final))
     assert len(labels) == 3  # the reference, the refuted one, the chosen one
@@ -454,3 +460,5 @@ def test_a_candidate_that_the_final_seeds_refute_leads_to_another(
     assert labels[2] == found.chosen.name
     refuted = next(t for t in found.trials if t.name == labels[1])
     assert refuted.price < found.chosen.price <= found.reference.price
+    again = search_plans(given, data, tmp_path)
+    assert (again.chosen, again.trials, again.final) == (found.chosen, found.trials, found.final)

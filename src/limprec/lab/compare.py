@@ -39,18 +39,30 @@ def compare(
         Training(row.config, data).configure_optimizers()  # what is wrong shows before any training
     results = []
     for row in rows:
-        folder = out / f"{row.label.replace(' ', '-')}-{_digest(row.config)}"
-        finished = folder / "result.json"
-        if finished.exists():
-            result = RunResult.load(finished)
-        else:
+        result = finished(row, out)
+        if result is None:
             callbacks = tuple(on_start(row))
             result = train(
-                row.config, data, folder, label=row.label, resume=True, callbacks=callbacks
+                row.config,
+                data,
+                _folder(row, out),
+                label=row.label,
+                resume=True,
+                callbacks=callbacks,
             )
         on_done(result)
         results.append(result)
     return results
+
+
+def finished(row: Variant, out: Path) -> RunResult | None:
+    """Return the result of a variant that a comparison's folder holds finished, else None."""
+    path = _folder(row, out) / "result.json"
+    return RunResult.load(path) if path.exists() else None
+
+
+def _folder(row: Variant, out: Path) -> Path:
+    return out / f"{row.label.replace(' ', '-')}-{_digest(row.config)}"
 
 
 def _digest(config: RunConfig) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from ...files import write_text
 from ...integrations.lightning import pl
 from ...plan import Plan
-from ..compare import compare
+from ..compare import compare, finished
 from ..data import DataSet
 from ..models import Task, build_model
 from ..run import RunConfig, RunResult
@@ -281,9 +281,10 @@ class _Search:
     def _final(self, reference: Trial, data: DataSet) -> tuple[Trial, list[RunResult]]:
         """Return the cheapest plan that holds over the seeds, and the trainings that say so.
 
-        For each one that does not, the chain of the sensitivities is asked for a wider one.
+        For each one that does not, the chain of the sensitivities is asked for a wider one. What
+        an earlier sitting refuted stays so.
         """
-        final: list[RunResult] = []
+        final = self._refuted_before(reference)
         for _ in range(CANDIDATES):
             candidate = cheapest(self._judged(), reference, self.settings.within)[0]
             if candidate.levels == reference.levels or not self.settings.seeds:
@@ -302,6 +303,27 @@ class _Search:
                 self.on_trial(record, self.trained)
         return reference, final
 
+    def _refuted_before(self, reference: Trial) -> list[RunResult]:
+        """Note which plans earlier final trainings refuted, and return those trainings.
+
+        The reference's come first; nothing where there were none.
+        """
+        base = self._finished(reference)
+        found: list[RunResult] = []
+        done = (t for t in self.trials if t.accuracy is not None and t.levels != reference.levels)
+        for trial in sorted(done, key=lambda t: t.price) if base else ():
+            own = self._finished(trial)
+            between = gap([*base, *own], reference.name, trial.name)
+            if own and between is not None and not between.holds(self.settings.within):
+                self.refuted.add(trial.levels)
+                found += own
+        return [*base, *found]
+
+    def _finished(self, trial: Trial) -> list[RunResult]:
+        """Return the final trainings of a plan, nothing unless all its seeds are through."""
+        results = [finished(row, self.out / "final") for row in self._rows(trial)]
+        return [] if None in results else [r for r in results if r is not None]
+
     def _judged(self) -> list[Trial]:
         """Return the trials, those that the final seeds refuted as failed ones."""
         return [
@@ -310,14 +332,18 @@ class _Search:
         ]
 
     def _seeds(self, trial: Trial, data: DataSet) -> list[RunResult]:
+        watch = partial(self._watch, trial)
+        return compare(self._rows(trial), data, self.out / "final", on_start=watch)
+
+    def _rows(self, trial: Trial) -> list[Variant]:
+        """Return the final trainings of a plan, one a seed."""
         run, epochs = self.settings.run, self.settings.final_epochs
         plan = Plan.from_toml(trial.plan)
         base: RunConfig = replace(run, plan=plan, epochs=epochs or run.epochs)
-        rows = [
+        return [
             Variant(trial.name, replace(base, seed=run.seed + 1 + number))
             for number in range(self.settings.seeds)
         ]
-        return compare(rows, data, self.out / "final", on_start=partial(self._watch, trial))
 
     def _watch(self, trial: Trial, variant: Variant) -> Sequence[pl.Callback]:
         label = f"final {variant.title}"
