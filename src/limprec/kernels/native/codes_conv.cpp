@@ -66,7 +66,7 @@ Codes codes_of(const Tensor& x, const Shape& s) {
           {s.axis[0], s.axis[1], s.axis[2]}};
 }
 
-Strided<float> values_of(const Tensor& x, const Shape& s) {
+Volume<float> values_of(const Tensor& x, const Shape& s) {
   return {static_cast<float*>(x.mutable_data_ptr()), x.stride(0), x.stride(1),
           {s.axis[0], s.axis[1], s.axis[2]}};
 }
@@ -87,7 +87,7 @@ struct Problem {
       if (out.size[d] <= 1) geometry.stride[d] = 1;  // a stride that nobody takes means nothing
   }
 
-  Axis axis(int d) const {
+  Extent axis(int d) const {
     return {out.size[d],      weight.size[d],     geometry.stride[d],
             geometry.step[d], geometry.before[d], in.size[d]};
   }
@@ -142,7 +142,7 @@ void convolve(Tensor x, Tensor weight, Tensor out, std::vector<int64_t> geometry
 // `every`-th tap from `first` on, last tap first; the next input of the phase meets the next error.
 struct Phase {
   int64_t first, every;
-  Axis axis;
+  Extent axis;
 };
 
 Phase phase_of(const Problem& p, int d, int64_t phase) {
@@ -157,7 +157,7 @@ Phase phase_of(const Problem& p, int d, int64_t phase) {
   return {first, every, {positions, count, 1, apart, start, p.out.size[d]}};
 }
 
-void fill_zeros(const Strided<float>& out, const Axis (&axes)[DIMENSIONS], int64_t batch,
+void fill_zeros(const Volume<float>& out, const Extent (&axes)[DIMENSIONS], int64_t batch,
                 int64_t channels) {
   for (int64_t n = 0; n < batch; n++)
     for (int64_t c = 0; c < channels; c++)

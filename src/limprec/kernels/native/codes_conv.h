@@ -12,7 +12,7 @@ constexpr int DIMENSIONS = 3;  // of space; missing ones come first, with one pl
 
 // One dimension of a correlation: out[p] = sum over k of row[p stride + k step], of a row of zeros
 // in which `size` codes begin at `start`, which may lie before its first element.
-struct Axis {
+struct Extent {
   int64_t positions, count, stride, step, start, size;
 
   int64_t length() const { return (positions - 1) * stride + (count - 1) * step + 1; }
@@ -23,22 +23,22 @@ struct Axis {
 
 // A tensor (B, C, D, H, W).
 template <class T>
-struct Strided {
+struct Volume {
   T* data;
   int64_t sample, channel, axis[DIMENSIONS];  // strides
 
   T* at(int64_t n, int64_t c) const { return data + n * sample + c * channel; }
 };
-using Codes = Strided<const int8_t>;
+using Codes = Volume<const int8_t>;
 
 // out[n, o, p] = scale * sum over c and k of in[n, c, p + k] weight[o, c, k], plus bias[o].
 struct Correlation {
   Codes in;
-  Axis axes[DIMENSIONS];
+  Extent axes[DIMENSIONS];
   const int8_t* weight;                                       // its first group, channels and tap
   int64_t to_group, to_output, to_input, to_tap[DIMENSIONS];  // its strides
   int64_t batch, groups, inputs, outputs;                     // channels: of a group
-  Strided<float> out;
+  Volume<float> out;
   const float* bias;  // one number a channel, or null
   double scale;
 };
@@ -46,7 +46,7 @@ struct Correlation {
 // out[o, c, k] = scale * sum over n and p of e[n, o, p] in[n, c, p + k], out dense.
 struct WeightSums {
   Codes in, e;
-  Axis axes[DIMENSIONS];
+  Extent axes[DIMENSIONS];
   int64_t batch, groups, inputs, outputs;
   float* out;
   double scale;

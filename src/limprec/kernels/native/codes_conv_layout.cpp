@@ -11,7 +11,7 @@ int64_t over(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
 // How far apart rows lie, in strides: as near as can be, so that where the taps of one reach into the
 // next there are zeros.
-int64_t pitch(const Axis& a) {
+int64_t pitch(const Extent& a) {
   const int64_t begin = a.first() + a.start, end = a.last() + a.start;
   if (end <= begin) return std::max(a.positions, over(a.length(), a.stride));
   return std::max({a.positions, over(end, a.stride), over(a.length() - begin, a.stride)});
@@ -19,10 +19,10 @@ int64_t pitch(const Axis& a) {
 
 }  // namespace
 
-Layout::Layout(const Axis (&axes)[DIMENSIONS], int64_t samples, int64_t slack) {
+Layout::Layout(const Extent (&axes)[DIMENSIONS], int64_t samples, int64_t slack) {
   int64_t next = 1, reach = 0;
   for (int d = DIMENSIONS - 1; d >= 0; d--) {
-    const Axis& a = axes[d];
+    const Extent& a = axes[d];
     stride[d] = a.stride;
     apart[d] = next;
     next *= pitch(a);
@@ -50,7 +50,7 @@ Layout Layout::alone(int64_t places) const {
   return other;
 }
 
-std::vector<int64_t> Layout::taps(const Axis (&axes)[DIMENSIONS]) const {
+std::vector<int64_t> Layout::taps(const Extent (&axes)[DIMENSIONS]) const {
   std::vector<int64_t> places{0}, planes{0};
   for (int d = 0; d < DIMENSIONS; d++) {
     std::vector<int64_t> finer, within;
@@ -66,13 +66,13 @@ std::vector<int64_t> Layout::taps(const Axis (&axes)[DIMENSIONS]) const {
   return places;
 }
 
-int64_t Layout::places(const Axis (&axes)[DIMENSIONS], int64_t samples) const {
+int64_t Layout::places(const Extent (&axes)[DIMENSIONS], int64_t samples) const {
   int64_t last = (samples - 1) * sample;
   for (int d = 0; d < DIMENSIONS; d++) last += (axes[d].positions - 1) * apart[d];
   return last + 1;
 }
 
-Items::Items(const Axis (&from)[DIMENSIONS], int64_t batch, int64_t few, int64_t most,
+Items::Items(const Extent (&from)[DIMENSIONS], int64_t batch, int64_t few, int64_t most,
              int64_t threads)
     : batch(batch), samples(1), axis(0), bands(1) {
   std::copy(from, from + DIMENSIONS, axes);
@@ -93,7 +93,7 @@ Items::Items(const Axis (&from)[DIMENSIONS], int64_t batch, int64_t few, int64_t
 Layout Items::layout(int64_t slack) const {
   Item item = at(0);
   if (bands > 1) {  // others may begin, or end, with codes
-    Axis& a = item.axes[axis];
+    Extent& a = item.axes[axis];
     a.start = 0, a.size = a.length();
   }
   return {item.axes, item.samples, slack};
@@ -103,7 +103,7 @@ Item Items::at(int64_t number) const {
   Item item{number / bands * samples, samples, number % bands * band, {}};
   item.samples = std::min(samples, batch - item.sample);
   std::copy(axes, axes + DIMENSIONS, item.axes);
-  Axis& a = item.axes[axis];
+  Extent& a = item.axes[axis];
   a.positions = std::min(band, a.positions - item.begin);
   a.start -= item.begin * a.stride;
   return item;
@@ -159,7 +159,7 @@ VNNI_INLINE void copy(const int8_t* from, int64_t count, __m256i change, char* t
 Laying::Laying(const Codes& in, const Item& item, const Layout& l)
     : between_(in.channel), step_(in.axis[2]), stride_(l.stride[2]), plane_(l.plane),
       apart_(l.channel()), slots_(l.slots[2]) {
-  const Axis &z = item.axes[0], &y = item.axes[1], &x = item.axes[2];
+  const Extent &z = item.axes[0], &y = item.axes[1], &x = item.axes[2];
   data_ = in.data + item.sample * in.sample + x.first() * step_;
   start_ = x.first() + x.start, count_ = x.last() - x.first();
   for (int64_t n = 0; n < item.samples; n++)

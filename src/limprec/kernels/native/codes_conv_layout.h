@@ -23,31 +23,31 @@ struct Layout {
   int64_t used[DIMENSIONS];                // how many do
 
   Layout() = default;
-  Layout(const Axis (&axes)[DIMENSIONS], int64_t samples, int64_t slack);
+  Layout(const Extent (&axes)[DIMENSIONS], int64_t samples, int64_t slack);
   // The same places with one plane alone.
   Layout alone(int64_t places) const;
 
   int64_t planes() const { return used[0] * used[1] * used[2]; }
   int64_t channel() const { return planes() * plane; }
   // Where each tap is, planes counted in; the last dimension's are counted fastest.
-  std::vector<int64_t> taps(const Axis (&axes)[DIMENSIONS]) const;
+  std::vector<int64_t> taps(const Extent (&axes)[DIMENSIONS]) const;
   // How many places there are up to the last position of some samples.
-  int64_t places(const Axis (&axes)[DIMENSIONS], int64_t samples) const;
+  int64_t places(const Extent (&axes)[DIMENSIONS], int64_t samples) const;
 };
 
 // What is computed in one go: some samples, or a band of positions of one of them, along the first
 // dimension that has more than one.
 struct Item {
   int64_t sample, samples, begin;
-  Axis axes[DIMENSIONS];
+  Extent axes[DIMENSIONS];
 };
 
 // A batch, cut into items of at most `most` positions each, unless there are more in what is across
 // a band; of about `few` at least where samples are small, but some for each thread.
 struct Items {
-  Items(const Axis (&axes)[DIMENSIONS], int64_t batch, int64_t few, int64_t most, int64_t threads);
+  Items(const Extent (&axes)[DIMENSIONS], int64_t batch, int64_t few, int64_t most, int64_t threads);
 
-  Axis axes[DIMENSIONS];
+  Extent axes[DIMENSIONS];
   int64_t batch, samples;     // all, of an item
   int64_t axis, band, bands;  // the dimension of bands, positions of one along it, bands of a sample
 

@@ -87,7 +87,7 @@ struct Targets {
 };
 
 Targets targets_of(const Correlation& c, const Layout& l, const Item& item) {
-  const Axis(&a)[DIMENSIONS] = item.axes;
+  const Extent(&a)[DIMENSIONS] = item.axes;
   const int64_t count = l.places(a, item.samples);
   Targets t{std::vector<int64_t>(static_cast<size_t>(count + SLACK), -1),
             a[2].positions == 1 ? 1 : c.out.axis[2], {}, {}};

@@ -159,7 +159,7 @@ class Summing {
       sums.carried.clear();
       for (int64_t i = items_.count() * part / parts_; i < items_.count() * (part + 1) / parts_; i++) {
         const Item item = items_.at(i);
-        const Axis(&a)[DIMENSIONS] = item.axes;
+        const Extent(&a)[DIMENSIONS] = item.axes;
         const int64_t terms = item.samples * a[0].positions * a[1].positions * a[2].positions;
         if (sums.terms + terms > MOST_TERMS) sums.carry(channels);
         sums.terms += terms;
