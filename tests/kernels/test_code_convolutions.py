@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limprec.kernels.matmul import code_convolutions
+from limprec.kernels.matmul import code_convolutions, code_products
 from limprec.kernels.matmul.code_convolutions import convolve, convolve_back, weight_gradient
 from limprec.kernels.matmul.integer import PEAK
 from limprec.kernels.matmul.operands import has_native, to_values
@@ -23,7 +23,7 @@ SCALES = (0.25, 0.3, 2.0**-140, 2.0**120, float("nan"))
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The kernels for this CPU, and what takes their place elsewhere."""
     if request.param == "plain":
-        monkeypatch.setattr(code_convolutions, "has_native", lambda name: False)
+        monkeypatch.setattr(code_products, "has_native", lambda name: False)
     elif not has_native("codes_conv"):
         pytest.skip("no kernels for this CPU")
     return str(request.param)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from limprec.errors import KernelError
 from limprec.formats import Rounding, parse_precision
 from limprec.kernels import Key, round_to
-from limprec.kernels.matmul import code_convolutions, integer, operands, real, windows
+from limprec.kernels.matmul import code_products, integer, operands, real, windows
 from limprec.kernels.matmul.code_products import multiply_codes
 from limprec.kernels.matmul.integer import PEAK, SYMMETRIC_PEAK, integer_matmul
 from limprec.kernels.matmul.operands import can_be_real, round_operand, to_values, why_not_real
@@ -514,7 +514,7 @@ def test_the_reference_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
         return [y.detach(), x.grad, w.grad, b.grad]
 
     fast = step()
-    for module in (operands, code_convolutions, windows):
+    for module in (operands, code_products, windows):
         monkeypatch.setattr(module, "has_native", lambda name: False)
     for one, other in zip(fast, step(), strict=True):
         assert one is not None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from held import held
 from torch import Tensor, nn
 
 import limprec as lp
@@ -84,25 +85,8 @@ def test_what_is_saved_in_real_bits_comes_back_as_it_was(name: str, compute: str
 def saved_bytes(model: nn.Module) -> int:
     """Return the bytes that autograd holds on to after a forward pass, but for parameters."""
     own = {p.data_ptr() for p in model.parameters()}
-    held: dict[int, int] = {}
-    y = model(batch())
-    seen, queue = set(), [y.grad_fn]
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        queue += [following for following, _ in node.next_functions]
-        for name in dir(node):
-            if name.startswith("_raw_saved"):
-                raw = getattr(node, name)
-                for one in raw if isinstance(raw, list | tuple) else [raw]:
-                    data = getattr(one, "data", None)  # what a pack hook made, or the tensor
-                    codes = getattr(data, "codes", None)
-                    tensor = codes.codes if codes is not None else data
-                    if isinstance(tensor, Tensor) and tensor.data_ptr() not in own:
-                        held[tensor.data_ptr()] = tensor.nbytes
-    return sum(held.values())
+    kept = held(model(batch()))
+    return sum({t.data_ptr(): t.nbytes for t in kept if t.data_ptr() not in own}.values())
 
 
 def test_saved_in_real_bits_is_less() -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from held import held
 from torch import Tensor, nn
 
 import limprec as lp
 from limprec.lab.models import GPT
 from limprec.nn.handlers import _POOLS
-from limprec.nn.saving import Again, saving_shapes
+from limprec.nn.saving import saving_shapes
 
 POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda x: F.max_pool2d(x, 2),
@@ -35,27 +36,6 @@ class Pool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pool(F.relu(self.conv(x)))
-
-
-def held(y: Tensor) -> Iterator[Tensor]:
-    """Yield the tensors that autograd keeps for the way back from ``y``."""
-    seen, queue = set(), [y.grad_fn]
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        queue += [following for following, _ in node.next_functions]
-        for name in (n for n in dir(node) if n.startswith("_raw_saved")):
-            raw = getattr(node, name)
-            for one in raw if isinstance(raw, list | tuple) else [raw]:
-                data = getattr(one, "data", None)
-                codes = getattr(data, "codes", None)
-                if codes is not None:
-                    data = codes.x if isinstance(codes, Again) else codes.codes
-                data = getattr(data, "like", data)
-                if isinstance(data, Tensor):
-                    yield data
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from . import windows
-from .integer import INT32_MAX, PEAK
-from .operands import has_native, to_values
+from .code_products import is_fused
+from .operands import to_values
 from .windows import Geometry
 
-_MOST_TERMS = INT32_MAX // PEAK
 _FEW = 4
 """Channels below which vectors of neighbouring channels would be nearly empty."""
 
@@ -125,8 +124,7 @@ def weight_gradient(
 
 def _is_fused(x: Tensor, scale: float | Tensor, dtype: torch.dtype, terms: int) -> bool:
     """Whether the kernels take codes, a scale, a dtype of the result and so many terms a sum."""
-    good = x.is_cpu and isinstance(scale, float) and dtype != torch.float64
-    return good and 0 < terms <= _MOST_TERMS and has_native("codes_conv")
+    return terms > 0 and is_fused("codes_conv", x, scale, dtype, terms)
 
 
 def _laid(codes: Tensor, groups: int) -> Tensor:

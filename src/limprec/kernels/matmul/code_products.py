@@ -9,7 +9,6 @@ from .integer import FLOAT32_WHOLE, INT32_MAX, PEAK, integer_matmul
 from .operands import has_native, to_values
 
 _MOST_TERMS = INT32_MAX // PEAK
-_NATIVE = "codes_matmul"
 
 
 def multiply_codes(
@@ -37,7 +36,7 @@ def multiply_codes(
     Returns:
         (..., M, N), row-major; 0 * scale, plus the bias, where K is 0.
     """
-    if _is_fused(a, scale, dtype):
+    if is_fused("codes_matmul", a, scale, dtype, a.shape[-1]):
         return _fused(a, b, scale, bias).to(dtype)
     if a.ndim == 2:
         return to_values(integer_matmul(a, b, peak), scale, dtype, bias)
@@ -53,16 +52,27 @@ def multiply_and_sum(
     Returns:
         (M, N) in ``dtype``; (M,) int32, or int64 where so many codes might not fit.
     """
-    if b.shape[-1] and _is_fused(a, scale, dtype):
+    if b.shape[-1] and is_fused("codes_matmul", a, scale, dtype, a.shape[-1]):
         sums = torch.empty(a.shape[0], dtype=torch.int32)
         return _fused(a, b, scale, None, sums).to(dtype), sums
     ones = a.new_ones(a.shape[1], 1)
     return multiply_codes(a, b, scale, dtype, peak), integer_matmul(a, ones, 128)[:, 0]
 
 
-def _is_fused(a: Tensor, scale: float | Tensor, dtype: torch.dtype) -> bool:
-    fits = a.is_cpu and isinstance(scale, float) and dtype != torch.float64
-    return fits and a.shape[-1] <= _MOST_TERMS and has_native(_NATIVE)
+def is_fused(
+    operator: str, codes: Tensor, scale: float | Tensor, dtype: torch.dtype, terms: int
+) -> bool:
+    """Return whether an operator whose 32-bit sums leave as float32 takes such codes.
+
+    Args:
+        operator: its name; it is there on CPUs with AVX-512 VNNI.
+        codes: a factor.
+        scale: what a product is worth; a tensor (on a GPU) is not taken.
+        dtype: of the result; float64 wants the product as it is.
+        terms: of a sum, as many as 32 bits hold at most.
+    """
+    fits = codes.is_cpu and isinstance(scale, float) and dtype != torch.float64
+    return fits and terms <= _MOST_TERMS and has_native(operator)
 
 
 def _fused(

@@ -11,6 +11,7 @@ with an infinity); its scale is NaN, and so is every element of each product it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -256,7 +257,11 @@ def save(ctx: Any, *operands: Operand | None) -> None:
 
 def saved(ctx: Any) -> list[Operand]:
     """Return what ``save`` was given."""
-    parts = ctx.saved_tensors
+    return operands_of(ctx.saved_tensors)
+
+
+def operands_of(parts: Sequence[Tensor]) -> list[Operand]:
+    """Return the operands of codes and scales in turn."""
     return [Operand(*parts[i : i + 2]) for i in range(0, len(parts), 2)]
 
 

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from ...errors import KernelError
 from .code_products import multiply_codes
 from .operands import Operand, round_operand, worth
-from .real import Roundings, apply, check, peak
+from .real import Roundings, apply, check, operands_of, peak
 
 Index = tuple[int | slice, ...]
 
@@ -97,7 +97,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Round the errors to codes, and multiply what is needed."""
         weights, *parts = ctx.saved_tensors
-        q, k, w, v = (Operand(*parts[i : i + 2]) for i in range(0, 8, 2))
+        q, k, w, v = operands_of(parts)
         need_query, need_key, need_value = ctx.needs_input_grad[:3]
         most = peak(ctx.mixing)
         e = round_operand(grad, *ctx.mixing.error)
