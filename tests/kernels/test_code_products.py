@@ -176,3 +176,35 @@ def test_sums_of_rows_come_with_the_product(size: tuple[int, int, int]) -> None:
 def test_sums_of_the_most_terms() -> None:
     a, b = torch.full((2, 131_071), -128, dtype=torch.int8), codes(131_071, 1)
     assert multiply_and_sum(a, b, 0.5, torch.float32)[1].tolist() == [-128 * 131_071] * 2
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("length", [64, 70, 256, 259])
+def test_zeros_at_the_ends_of_rows(length: int) -> None:
+    rows, terms = torch.arange(40)[:, None], torch.arange(length)
+    for zero in (
+        terms > rows,
+        terms < rows,
+        (terms < 5) | (terms > length - 9),
+        (rows > 20) | (terms > 70 * (rows < 3)),
+        terms >= 0,
+    ):
+        a, b = codes(40, length).masked_fill(zero, 0), codes(length, 33, seed=1)
+        for x in layouts(a):
+            assert same(multiply_codes(x, b, 0.5, torch.float32), exact(a, b, 0.5))
+            sums = multiply_and_sum(x, b, 0.5, torch.float32)[1]
+            assert torch.equal(sums.to(torch.int64), a.sum(1, dtype=torch.int64))
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_given_place_for_the_result(dtype: torch.dtype) -> None:
+    a, b, bias = codes(2, 3, 20, 30), codes(2, 3, 30, 40, seed=1), torch.randn(40)
+    expected = multiply_codes(a, b, 0.3, dtype, bias=bias)
+    room = torch.full((2, 22, 3, 50), 7.0, dtype=dtype)
+    out = room[:, 1:21, :, 4:44].transpose(1, 2)
+    assert multiply_codes(a, b, 0.3, dtype, bias=bias, out=out) is out
+    assert torch.equal(out, expected)
+    assert (room[:, (0, 21)] == 7).all()
+    assert (room[..., :4] == 7).all()
+    assert (room[..., 44:] == 7).all()

@@ -102,7 +102,8 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, length, width = x.shape
-        q, k, v = self.qkv(x).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        parts = self.qkv(x).chunk(3, -1)
+        q, k, v = (part.view(n, length, self.heads, -1).transpose(1, 2) for part in parts)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         result: Tensor = self.out(y.transpose(1, 2).reshape(n, length, width))
         return result

@@ -47,13 +47,14 @@ def attend(
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (t.repeat_interleave(groups, -3) for t in (key, value))
-    query = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if attn_mask is None and not dropout_p and can_attend(layer, query, key, value):
+        return integers.attend(layer, calls, query, key, value, factor, is_causal)
+    query = query * factor
     future = None
     if is_causal:
         seen = query.new_ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
         future = _hidden(seen, query.dtype)
-    if attn_mask is None and not dropout_p and can_attend(layer, query, key, value):
-        return integers.attend(layer, calls, query, key, value, future)
     scores = multiply_pair(layer, calls[0], query, key.transpose(-2, -1))
     if future is not None:
         scores = scores + future

@@ -70,7 +70,7 @@ def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:
 
 
 def can_attend(layer: LayerState, query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether ``attend`` takes these: scaled queries with their keys and values, heads alike."""
+    """Whether ``attend`` takes these: queries with their keys and values, heads alike."""
     alike = query.ndim == key.ndim and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
     real = alike and query.dtype == torch.float32 and way_of(layer, query) is Compute.REAL
     return real and layer.tell is None
@@ -82,11 +82,12 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
+    scale: float,
+    causal: bool,
 ) -> Tensor:
     """Return both products of an attention and the softmax between them; ``can_attend``."""
     scores, mixing = (_pair_roundings(layer, call, query.dtype) for call in calls)
-    return real_attention(query, key, value, mask, scores, mixing)
+    return real_attention(query, key, value, scale, causal, scores, mixing)
 
 
 def _pair_roundings(layer: LayerState, call: int, dtype: Any) -> Roundings:

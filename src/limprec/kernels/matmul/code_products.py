@@ -18,6 +18,7 @@ def multiply_codes(
     dtype: torch.dtype,
     peak: int = PEAK,
     bias: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return ``(a @ b) * scale + bias`` of matrices, or of batches of matrices, of int8 codes.
 
@@ -32,16 +33,21 @@ def multiply_codes(
         dtype: of the result; float64 keeps the product as it is.
         peak: no product of an element of ``a`` and one of ``b`` is larger in magnitude.
         bias: (N,), added in float32 after the product is rounded to it, or None.
+        out: where the result goes, in ``dtype``, with rows without gaps; None for new memory.
 
     Returns:
-        (..., M, N), row-major; 0 * scale, plus the bias, where K is 0.
+        (..., M, N), row-major unless ``out`` lies otherwise; 0 * scale, plus the bias, where K is
+        0.
     """
     if is_fused("codes_matmul", a, scale, dtype, a.shape[-1]):
-        return _fused(a, b, scale, bias).to(dtype)
-    if a.ndim == 2:
-        return to_values(integer_matmul(a, b, peak), scale, dtype, bias)
-    wide = torch.float32 if a.shape[-1] * peak <= FLOAT32_WHOLE else torch.float64
-    return to_values(a.to(wide) @ b.to(wide), scale, dtype, bias)
+        direct = out if dtype == torch.float32 else None
+        y = _fused(a, b, scale, bias, out=direct).to(dtype)
+    elif a.ndim == 2:
+        y = to_values(integer_matmul(a, b, peak), scale, dtype, bias)
+    else:
+        wide = torch.float32 if a.shape[-1] * peak <= FLOAT32_WHOLE else torch.float64
+        y = to_values(a.to(wide) @ b.to(wide), scale, dtype, bias)
+    return y if out is None or y is out else out.copy_(y)
 
 
 def multiply_and_sum(
@@ -81,8 +87,10 @@ def _fused(
     scale: float | Tensor,
     bias: Tensor | None = None,
     sums: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    out = torch.empty(*a.shape[:-1], b.shape[-1], dtype=torch.float32)
+    if out is None:
+        out = torch.empty(*a.shape[:-1], b.shape[-1], dtype=torch.float32)
     addend = None if bias is None else bias.to(torch.float32).contiguous()
     torch.ops.limprec.codes_matmul.default(_dense(a), _dense(b), out, scale, addend, sums)
     return out

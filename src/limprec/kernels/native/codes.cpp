@@ -156,6 +156,48 @@ struct GatheredCodes {
   }
 };
 
+// Codes that lie in rows of wider ones, as a part of a matrix does; their places in the whole are
+// their indices. The source is dense.
+struct PlacedCodes {
+  FlatCodes whole;
+  Dims dims;
+  bool indexed;  // whether an element's place decides how it is rounded
+
+  static constexpr int64_t GRAIN = Flat::GRAIN;
+  int64_t count() const { return (whole.values.n + TILE - 1) / TILE; }
+  void round(const Plan& plan, const Extremes* found, int64_t first, int64_t last) const {
+    alignas(64) char buffer[TILE * WIDEST];
+    FlatCodes some = whole;
+    some.codes = buffer;
+    for (int64_t tile = first; tile < last; tile++) {
+      const int64_t begin = tile * TILE, n = std::min(TILE, whole.values.n - begin);
+      const int64_t bytes = size_of(whole.values.carrier);
+      const char* x = whole.values.x + begin * bytes;
+      if (!indexed) some.round(plan, found, x, 0, n);
+      each_run(begin, n, [&](int64_t at, int64_t to, int64_t length) {
+        if (indexed) return whole.round(plan, found, x + at * bytes, to, length);
+        std::memcpy(whole.codes + to * whole.size, buffer + at * whole.size,
+                    static_cast<size_t>(length * whole.size));
+      });
+    }
+  }
+
+ private:
+  // Calls run(how far from begin, place, length).
+  template <class Run>
+  void each_run(int64_t begin, int64_t n, const Run& run) const {
+    const int64_t wide = dims.back().size;
+    int64_t inside = begin % wide, number = begin / wide;
+    for (int64_t at = 0, length; at < n; at += length, number++, inside = 0) {
+      int64_t rest = number, to = inside;
+      for (size_t i = dims.size() - 1; i-- > 0; rest /= dims[i].size)
+        to += rest % dims[i].size * dims[i].to;
+      length = std::min(wide - inside, n - at);
+      run(at, to, length);
+    }
+  }
+};
+
 // A request to round x to codes of a format with one scale or none.
 class CodesRequest {
  public:
@@ -203,6 +245,22 @@ class CodesRequest {
     size == 1 ? as(uint16_t{}, uint8_t{}) : as(uint16_t{}, uint16_t{});
   }
 
+  // Of a part of a tensor in which that magnitude is the largest.
+  void run_part(int64_t magnitude) {
+    STD_TORCH_CHECK(plan_.kind == Kind::DYNAMIC, "limprec: this format has no dynamic scale");
+    *scale_ = 1;
+    if (x_.numel() == 0) return;
+    STD_TORCH_CHECK(x_.is_contiguous(), "limprec: a dense part is needed");
+    Dims dims = dims_of(x_, codes_, false);
+    if (dims.back().to != 1) dims.push_back({1, 1, 1, 1});
+    Extremes found = NOTHING;
+    found.magnitude = magnitude;
+    drain_.straight = drain_.kernels.straight(plan_, drain_.counting.memory);
+    const FlatCodes whole{flat(), drain_, target(codes_), element_size(codes_)};
+    const bool indexed = plan_.rounding == Rounding::STOCHASTIC;
+    is_flat(dims) ? round(whole, found) : round(PlacedCodes{whole, dims, indexed}, found);
+  }
+
  private:
   Flat flat() const {
     return {level_, plan_.carrier, source(x_), nullptr, x_.numel(), first_};
@@ -218,7 +276,11 @@ class CodesRequest {
       if (drain_.nan) *scale_ = std::numeric_limits<float>::quiet_NaN();
       return;
     }
-    const Extremes found = extremes_of(plan_, memory);
+    round(memory, extremes_of(plan_, memory));
+  }
+
+  template <class M>
+  void round(const M& memory, const Extremes& found) {
     const double top = largest(plan_, found);
     int exponent = 0;
     if (std::isfinite(top)) std::frexp(top, &exponent);
@@ -249,6 +311,18 @@ class CodesRequest {
 void round_to_codes_keyed(Tensor x, Tensor codes, Tensor scale, int64_t spec, int64_t seed,
                           int64_t stream, int64_t step, int64_t offset) {
   CodesRequest(x, codes, scale, spec, make_key(seed, stream, step), offset).run();
+}
+void round_part_to_codes(Tensor x, Tensor codes, Tensor scale, int64_t spec, int64_t magnitude,
+                         int64_t seed, int64_t stream, int64_t step, int64_t offset) {
+  CodesRequest(x, codes, scale, spec, make_key(seed, stream, step), offset).run_part(magnitude);
+}
+
+// The bits of the largest magnitude: a NaN's are larger than all numbers'.
+int64_t magnitude(Tensor x, int64_t spec) {
+  STD_TORCH_CHECK(x.is_contiguous(), "limprec: a dense tensor is needed");
+  const Plan plan = plan_of(spec, narrow_carrier_of(x), make_key(0, 0, 0));
+  const Flat flat{level_of(plan.simd), plan.carrier, source(x), nullptr, x.numel(), 0};
+  return static_cast<int64_t>(extremes_of(plan, flat).magnitude);
 }
 void round_to_codes(Tensor x, Tensor codes, Tensor scale, int64_t spec) {
   round_to_codes_keyed(x, codes, scale, spec, 0, 0, 0, 0);
@@ -332,6 +406,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(limprec, m) {
   m.def("round_to_codes(Tensor x, Tensor(a!) codes, Tensor(b!) scale, int spec) -> ()");
   m.def("round_to_codes.keyed(Tensor x, Tensor(a!) codes, Tensor(b!) scale, int spec, " LIMPREC_KEY
         ") -> ()");
+  m.def("round_part_to_codes(Tensor x, Tensor(a!) codes, Tensor(b!) scale, int spec, int magnitude, "
+        LIMPREC_KEY ") -> ()");
+  m.def("magnitude(Tensor x, int spec) -> int");
   m.def("widen_codes(Tensor codes, Tensor scale, Tensor(a!) out, int simd) -> ()");
   m.def("relu_with_mask(Tensor x, Tensor(a!) y, Tensor(b!) mask, float ceiling, int simd) -> ()");
   m.def("masked(Tensor grad, Tensor mask, Tensor(a!) out, int simd) -> ()");
@@ -340,6 +417,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(limprec, m) {
 STABLE_TORCH_LIBRARY_IMPL(limprec, CPU, m) {
   m.impl("round_to_codes", TORCH_BOX(&limprec::round_to_codes));
   m.impl("round_to_codes.keyed", TORCH_BOX(&limprec::round_to_codes_keyed));
+  m.impl("round_part_to_codes", TORCH_BOX(&limprec::round_part_to_codes));
+  m.impl("magnitude", TORCH_BOX(&limprec::magnitude));
   m.impl("widen_codes", TORCH_BOX(&limprec::widen_codes));
   m.impl("relu_with_mask", TORCH_BOX(&limprec::relu_with_mask));
   m.impl("masked", TORCH_BOX(&limprec::masked));

@@ -45,8 +45,8 @@ void codes_matmul(Tensor a, Tensor b, Tensor out, double scale, std::optional<Te
   STD_TORCH_CHECK(rank >= 2 && b.dim() == rank && out.dim() == rank,
                   "limprec: batches of matrices of one rank are needed");
   STD_TORCH_CHECK(a.scalar_type() == ScalarType::Char && b.scalar_type() == ScalarType::Char &&
-                      out.scalar_type() == ScalarType::Float && out.is_contiguous(),
-                  "limprec: int8 codes and a contiguous float32 result are needed");
+                      out.scalar_type() == ScalarType::Float,
+                  "limprec: int8 codes and a float32 result are needed");
   bool fit = true;
   for (int64_t axis = 0; axis < rank - 2; axis++)
     fit = fit && a.size(axis) == out.size(axis) && b.size(axis) == out.size(axis);
@@ -63,13 +63,16 @@ void codes_matmul(Tensor a, Tensor b, Tensor out, double scale, std::optional<Te
                         sums->numel() * columns == out.numel(),
                     "limprec: the sums need one int32 number for each row");
   if (out.numel() == 0) return;
+  STD_TORCH_CHECK(columns == 1 || out.stride(rank - 1) == 1, "limprec: the result's rows have gaps");
 
-  const std::vector<int64_t> a_starts = starts_of(a), b_starts = starts_of(b);
+  const std::vector<int64_t> a_starts = starts_of(a), b_starts = starts_of(b), out_starts = starts_of(out);
   const CodesProduct product{matrix_of(a),
                              matrix_of(b),
                              a_starts.data(),
                              b_starts.data(),
+                             out_starts.data(),
                              static_cast<float*>(out.mutable_data_ptr()),
+                             out.stride(rank - 2),
                              bias ? static_cast<const float*>(bias->const_data_ptr()) : nullptr,
                              sums ? static_cast<int32_t*>(sums->mutable_data_ptr()) : nullptr,
                              scale,

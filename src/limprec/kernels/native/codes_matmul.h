@@ -13,12 +13,14 @@ struct Matrix {
   const int8_t* at(int64_t i, int64_t j) const { return data + i * row + j * column; }
 };
 
-// A batch of products: out[i] = scale * (a[i] @ b[i]) + bias, out dense and row-major.
+// A batch of products: out[i] = scale * (a[i] @ b[i]) + bias.
 struct CodesProduct {
   Matrix a, b;
   const int64_t* a_starts;  // where each product's matrix starts, from the data of `a`
   const int64_t* b_starts;
+  const int64_t* out_starts;
   float* out;
+  int64_t stride;           // from one row of out to the next; its rows have no gaps
   const float* bias;        // one number a column, or null
   int32_t* sums;            // of the rows of each a, or null
   double scale;

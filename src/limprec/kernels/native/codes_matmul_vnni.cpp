@@ -4,7 +4,8 @@
 // saturation. The codes of b become unsigned by adding 128, which is taken back with the sums of
 // a's rows: sum a b = sum a (b + 128) - 128 sum a, modulo 2^32. b is packed so that a vector holds
 // four terms of 16 columns; of a four terms of one row are broadcast. Bytes of b beyond the last
-// term are 0, so that those of a may be anything.
+// term are 0, so that those of a may be anything. Terms that are 0 in all rows of a tile of a, at
+// either end, are left out: of the weights of a causal attention that is half.
 #include "codes_matmul.h"
 
 #if defined(LIMPREC_X86)
@@ -101,30 +102,77 @@ struct Rows {
   int64_t tile;  // from one tile to the next
 };
 
-// -128 times the sums of the rows of a tile.
-VNNI void corrections(const Rows& a, int rows, int64_t terms, int32_t* out) {
+// The groups of four terms of a tile of a that are not 0 throughout.
+struct Groups {
+  int64_t begin = 0, end = 0;
+
+  // Terms from `at` on: which of 64 are not 0.
+  void see(uint64_t some, int64_t at) {
+    if (some == 0) return;
+    if (end == 0) begin = (at + __builtin_ctzll(some)) / 4;
+    end = (at + 63 - __builtin_clzll(some)) / 4 + 1;
+  }
+};
+
+// -128 times the sums of R rows.
+template <int R>
+VNNI_INLINE void corrections(const Rows& a, int64_t terms, int32_t* out, Groups& groups) {
   const __m512i ones = _mm512_set1_epi8(1);
+  __m512i sums[R];
+  for (int r = 0; r < R; r++) sums[r] = _mm512_setzero_si512();
+  for (int64_t t = 0; t < terms; t += 64) {
+    const __mmask64 there = first(terms - t);
+    __m512i some = _mm512_setzero_si512();
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+      const __m512i bytes = _mm512_maskz_loadu_epi8(there, a.data + r * a.row + t);
+      sums[r] = _mm512_dpbusd_epi32(sums[r], ones, bytes);
+      some = _mm512_or_si512(some, bytes);
+    }
+    groups.see(_mm512_test_epi8_mask(some, some), t);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++) out[r] = -128 * _mm512_reduce_add_epi32(sums[r]);
+}
+
+// -128 times the sums of the rows of a tile, and what of it is not 0.
+VNNI Groups corrections(const Rows& a, int rows, int64_t terms, int32_t* out) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  Groups groups;
   if (a.next != 4) {  // packed: the tile is whole, and three vectors hold four groups
     static_assert(4 * TILE == 3 * LANES);
     const int64_t bytes = (terms + 3) / 4 * 4 * TILE;
     __m512i sums[3] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
-    for (int64_t at = 0; at < bytes; at += 192)
-      for (int v = 0; v < 3; v++)
-        sums[v] = _mm512_dpbusd_epi32(
-            sums[v], ones, _mm512_maskz_loadu_epi8(first(bytes - at - 64 * v), a.data + at + 64 * v));
+    for (int64_t at = 0; at < bytes; at += 192) {
+      __m512i some = _mm512_setzero_si512();
+      for (int v = 0; v < 3; v++) {
+        const __m512i four = _mm512_maskz_loadu_epi8(first(bytes - at - 64 * v), a.data + at + 64 * v);
+        sums[v] = _mm512_dpbusd_epi32(sums[v], ones, four);
+        some = _mm512_or_si512(some, four);
+      }
+      if (_mm512_test_epi8_mask(some, some) == 0) continue;
+      const int64_t group = at / (4 * TILE);
+      if (groups.end == 0) groups.begin = group;
+      groups.end = std::min(group + 4, (terms + 3) / 4);
+    }
     int32_t each[4 * TILE];
     for (int v = 0; v < 3; v++) _mm512_storeu_si512(each + LANES * v, sums[v]);
     for (int r = 0; r < TILE; r++)
       out[r] = -128 * (each[r] + each[TILE + r] + each[2 * TILE + r] + each[3 * TILE + r]);
-    return;
+    return groups;
   }
+  if (rows == TILE) {
+    corrections<TILE>(a, terms, out, groups);
+    return groups;
+  }
+  Groups all{(terms + 3) / 4, 0};
   for (int r = 0; r < rows; r++) {
-    __m512i sum = _mm512_setzero_si512();
-    for (int64_t t = 0; t < terms; t += 64)
-      sum = _mm512_dpbusd_epi32(
-          sum, ones, _mm512_maskz_loadu_epi8(first(terms - t), a.data + r * a.row + t));
-    out[r] = -128 * _mm512_reduce_add_epi32(sum);
+    Groups own;
+    corrections<1>({a.data + r * a.row, a.row, a.next, a.tile}, terms, out + r, own);
+    if (own.end == 0) continue;
+    all = {std::min(all.begin, own.begin), std::max(all.end, own.end)};
   }
+  return all.end == 0 ? Groups{} : all;
 }
 
 // Which numbers a tile's sums become.
@@ -232,18 +280,19 @@ VNNI void multiply_codes(const CodesProduct& p, int64_t begin, int64_t end) {
     }
     const Matrix at{p.a.data + p.a_starts[matrix], p.a.row, p.a.column};
     Rows a = rows_of(at, row, rows, p.length, for_a.data);
-    float* out = p.out + (matrix * p.rows + row) * p.columns + column;
+    float* out = p.out + p.out_starts[matrix] + row * p.stride + column;
     for (int64_t r = 0; r < rows; r += TILE) {
       const int count = static_cast<int>(std::min<int64_t>(TILE, rows - r));
       int32_t start[LANES];
-      corrections(a, count, p.length, start);
+      const Groups taken = corrections(a, count, p.length, start);
+      const Rows from{a.data + taken.begin * a.next, a.row, a.next, a.tile};
       if (p.sums && column == 0)
         for (int i = 0; i < count; i++) p.sums[matrix * p.rows + row + r + i] = start[i] / -128;
       for (int64_t c = 0; c < columns; c += WIDTH * LANES) {
-        const Finish f{scale, p.bias ? p.bias + column + c : nullptr, out + r * p.columns + c,
-                       p.columns, columns - c};
+        const Finish f{scale, p.bias ? p.bias + column + c : nullptr, out + r * p.stride + c,
+                       p.stride, columns - c};
         const Tile work = columns - c > LANES ? tile_of<2>(count) : tile_of<1>(count);
-        work(a, whole.at(c, 0), padded / 4, start, f);
+        work(from, whole.at(c, taken.begin), taken.end - taken.begin, start, f);
       }
       a.data += a.tile;
     }

@@ -62,6 +62,54 @@ def round_to_codes(
     return codes, scale
 
 
+def can_store_part(x: Tensor, precision: Precision) -> bool:
+    """Return whether ``round_part`` takes a tensor: of formats whose scale one magnitude gives."""
+    fmt = precision.format
+    dynamic = isinstance(fmt, DynamicFixedPoint) and fmt.per_tensor and fmt.bits <= 8
+    return dynamic and type(precision) is Precision and can_mask(x)
+
+
+def magnitude(x: Tensor, precision: Precision) -> int:
+    """Return the bits of the largest magnitude of a dense tensor, more than any number's for a NaN.
+
+    ``can_store_part`` of the arguments; of several parts, the largest of these is that of all.
+    """
+    most: int = torch.ops.limprec.magnitude.default(x, pack(precision))
+    return most
+
+
+def round_part(
+    x: Tensor, codes: Tensor, scale: Tensor, precision: Precision, key: Key | None, most: int
+) -> None:
+    """Round a dense part of a larger tensor to its codes, as ``round_to_codes`` of all of it does.
+
+    Args:
+        x: the part.
+        codes: int8, where it goes: a view of those of the whole, which are dense and row-major and
+            begin where their storage does.
+        scale: float32, no axes; overwritten.
+        precision: ``can_store_part`` of it.
+        key: needed for ``stochastic``; that of the whole.
+        most: ``magnitude`` of the whole.
+    """
+    key = key or _NO_KEY
+    seed = key.seed if key.seed < 2**63 else key.seed - 2**64  # as a signed integer
+    torch.ops.limprec.round_part_to_codes.default(
+        x,
+        codes,
+        scale,
+        pack(precision),
+        most,
+        seed,
+        key.stream,
+        key.step,
+        key.offset + codes.storage_offset(),
+    )
+
+
+_NO_KEY = Key(0)
+
+
 def _lying_as(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return empty memory whose axes lie in the order of those of ``x``, without its gaps."""
     out = torch.empty_like(x, dtype=dtype)
