@@ -22,7 +22,7 @@ constexpr int TILE = 12, WIDTH = 2;           // of a tile: rows, vectors of col
 constexpr int64_t PACKED_BYTES = 768 * 1024;  // of b, to stay in the second cache
 
 constexpr int64_t AHEAD = 32;                 // rows, to be fetched early
-constexpr int64_t BLOCK_ROWS = 8 * TILE;
+constexpr int64_t BLOCK_ROWS = 16 * TILE;    // of a, packed together: three lines of bytes wide
 
 // Where four terms of a neighbour go: tiles of neighbours together, with all their terms.
 template <int TOGETHER>
@@ -184,23 +184,52 @@ struct Finish {
   int64_t columns;  // of the tile that are there
 };
 
+// How far rows are from the first. An address is a register plus another times 1, 2, 4 or 8: the odd
+// multiples of a stride reach every row, and no more registers are needed, nor moves between them
+// and vectors, which take the multiplier's place.
+struct Distances {
+  int64_t one, three, five, seven, nine, eleven;
+
+  explicit Distances(int64_t row)
+      : one(row), three(3 * row), five(5 * row), seven(7 * row), nine(9 * row), eleven(11 * row) {}
+  VNNI_INLINE void keep() {  // as they are: compilers would sooner keep every multiple
+    __asm__("" : "+r"(one), "+r"(three), "+r"(five), "+r"(seven), "+r"(nine), "+r"(eleven));
+  }
+  template <int ROW>
+  VNNI_INLINE int64_t of() const {
+    constexpr int ODD = ROW % 8 == 0 ? 1 : ROW % 4 == 0 ? ROW / 4 : ROW % 2 == 0 ? ROW / 2 : ROW;
+    if (ROW == 0) return 0;
+    const int64_t odd = ODD == 1 ? one : ODD == 3 ? three : ODD == 5 ? five : ODD == 7 ? seven
+                        : ODD == 9 ? nine : eleven;
+    return odd * (ROW / (ROW == 0 ? 1 : ODD));
+  }
+};
+
+// Adds what rows ROW to R - 1 of a times vectors of b are.
+template <int ROW, int R, int V>
+VNNI_INLINE void add(const char* from, const Distances& rows, const __m512i* terms, __m512i (&sums)[R][V]) {
+  if constexpr (ROW < R) {
+    int32_t four;
+    std::memcpy(&four, from + rows.of<ROW>(), 4);
+    const __m512i each = _mm512_set1_epi32(four);
+    for (int v = 0; v < V; v++) sums[ROW][v] = _mm512_dpbusd_epi32(sums[ROW][v], terms[v], each);
+    add<ROW + 1>(from, rows, terms, sums);
+  }
+}
+
 template <int R, int V>
 VNNI void tile(const Rows& a, const char* b, int64_t groups, const int32_t* start, const Finish& f) {
   __m512i sums[R][V];
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) sums[r][v] = _mm512_set1_epi32(start[r]);
   const char* from = a.data;
-  const int64_t row = a.row, next = a.next;
+  const int64_t next = a.next;
+  Distances rows(a.row);
   for (int64_t g = 0; g < groups; g++, b += 64 * WIDTH, from += next) {
+    rows.keep();
     __m512i terms[V];
     for (int v = 0; v < V; v++) terms[v] = _mm512_loadu_si512(b + 64 * v);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; r++) {
-      int32_t four;
-      std::memcpy(&four, from + r * row, 4);
-      const __m512i each = _mm512_set1_epi32(four);
-      for (int v = 0; v < V; v++) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], terms[v], each);
-    }
+    add<0>(from, rows, terms, sums);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
