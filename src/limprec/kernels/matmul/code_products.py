@@ -40,14 +40,15 @@ def multiply_codes(
         0.
     """
     if is_fused("codes_matmul", a, scale, dtype, a.shape[-1]):
-        direct = out if dtype == torch.float32 else None
-        y = _fused(a, b, scale, bias, out=direct).to(dtype)
+        if dtype == torch.float32:
+            return _fused(a, b, scale, bias, out=out)
+        y = _fused(a, b, scale, bias).to(dtype)
     elif a.ndim == 2:
         y = to_values(integer_matmul(a, b, peak), scale, dtype, bias)
     else:
         wide = torch.float32 if a.shape[-1] * peak <= FLOAT32_WHOLE else torch.float64
         y = to_values(a.to(wide) @ b.to(wide), scale, dtype, bias)
-    return y if out is None or y is out else out.copy_(y)
+    return y if out is None else out.copy_(y)
 
 
 def multiply_and_sum(
