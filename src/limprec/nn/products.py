@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import integers
+from . import apart, integers
 from .contracting import contracting, contracting_as
 from .operators import Args, Kwargs, Operator, role_of
 from .saving import Kept
@@ -75,8 +75,12 @@ def multiply(
         if bias is not None:
             args, kwargs = operator.replaced(args, kwargs, {"bias": None})
     args, kwargs = operator.replaced(args, kwargs, rounded)
-    with nullcontext() if kept is None else kept.saving():
-        y = (own or func)(*args, **kwargs)
+    with nullcontext(False) if kept is None else kept.saving() as narrow:
+        how = apart.way_back(operator, args, kwargs) if narrow and own is None else None
+        if how is None:
+            y = (own or func)(*args, **kwargs)
+        else:
+            y = apart.multiply(how, operator, args, kwargs)
     if fast:
         y = y.to(dtype)
         if bias is not None:

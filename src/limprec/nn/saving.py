@@ -72,17 +72,17 @@ class Kept:
         return cast
 
     @contextmanager
-    def saving(self) -> Iterator[None]:
-        """Within it, autograd saves the codes in place of their values.
+    def saving(self) -> Iterator[bool]:
+        """Within it, autograd saves the codes in place of their values; yields whether it does.
 
         Where somebody else decides what is saved (activation checkpointing, offloading), it is left
         to them.
         """
         if not self._pairs or not torch.is_grad_enabled() or _is_decided():
-            yield
+            yield False
             return
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack):
-            yield
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, unpack):
+            yield True
         self._pairs.clear()  # autograd keeps the hooks, and they must not keep the values
 
     def _pack(self, saved: Tensor) -> Tensor | _Looked:
@@ -109,7 +109,8 @@ class _Looked:
     stride: tuple[int, ...]
 
 
-def _unpack(saved: Any) -> Tensor:
+def unpack(saved: Any) -> Tensor:
+    """Return the tensor that autograd saved within ``Kept.saving``, from what it keeps of it."""
     if not isinstance(saved, _Looked):
         tensor: Tensor = saved
         return tensor

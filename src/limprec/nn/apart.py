@@ -1,0 +1,175 @@
+"""Products whose two gradients are computed one after the other.
+
+PyTorch computes both at once, with both operands at hand. Where these wait as codes, one at a time
+is widened here, and let go before the next; the numbers are those of PyTorch, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..kernels.masks import is_dense
+from .operators import Args, Kwargs, Operator
+from .saving import unpack
+
+_DEVICES = ("cpu", "cuda")
+"""Where a linear layer's derivative is written in plain products of matrices."""
+
+
+class Convolution(NamedTuple):
+    """What a convolution is called with beside its tensors, one number a dimension each."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def ahead(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the convolution."""
+        function = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
+        return function(x, weight, bias, *self)
+
+    def by_weight(self, e: Tensor, x: Tensor, weight: Seen, bias: bool, needed: bool) -> _Pair:
+        """Return the gradients with respect to weight and bias."""
+        mask = [False, needed, bias]
+        return self._back(e, x, _stand_in(e, weight), mask)[1:]
+
+    def by_input(self, e: Tensor, x: Seen, weight: Tensor) -> Tensor:
+        """Return the gradient with respect to the input."""
+        return self._back(e, _stand_in(e, x), weight, [True, False, False])[0]
+
+    def _back(self, e: Tensor, x: Tensor, weight: Tensor, mask: list[bool]) -> Any:
+        sizes, none = [weight.shape[0]] if mask[2] else None, [0] * len(self.stride)
+        stride, padding, dilation, groups = self
+        return torch.ops.aten.convolution_backward(
+            e, x, weight, sizes, stride, padding, dilation, False, none, groups, mask
+        )
+
+
+class Linear(NamedTuple):
+    """A linear layer of contiguous operands."""
+
+    def ahead(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the product."""
+        return F.linear(x, weight, bias)
+
+    def by_weight(self, e: Tensor, x: Tensor, weight: Seen, bias: bool, needed: bool) -> _Pair:
+        """Return the gradients with respect to weight and bias."""
+        rows = e.reshape(-1, e.shape[-1])
+        return (
+            rows.t().mm(x.reshape(-1, x.shape[-1])) if needed else None,
+            rows.sum_to_size(e.shape[-1]) if bias else None,
+        )
+
+    def by_input(self, e: Tensor, x: Seen, weight: Tensor) -> Tensor:
+        """Return the gradient with respect to the input."""
+        return e.reshape(-1, e.shape[-1]).mm(weight).view(x.size)
+
+
+class Seen(NamedTuple):
+    """How a tensor lies."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+
+
+_Pair = tuple[Tensor | None, Tensor | None]
+
+
+def way_back(operator: Operator, args: Args, kwargs: Kwargs) -> Convolution | Linear | None:
+    """Return how the gradients of a function's operands are computed, None where PyTorch does.
+
+    Linear layers and convolutions of batches, with padding in numbers.
+    """
+    given = dict(zip(operator.names, args, strict=False)) | kwargs
+    x, weight = given["input"], given.get("weight")
+    if operator.word == "linear":
+        plain = x.ndim > 1 and weight.ndim == 2 and x.is_contiguous() and weight.is_contiguous()
+        return Linear() if plain and x.numel() and x.device.type in _DEVICES else None
+    if operator.word not in ("conv1d", "conv2d", "conv3d") or x.ndim != weight.ndim:
+        return None
+    padding = given.get("padding", 0)
+    if isinstance(padding, str):
+        return None
+    axes = weight.ndim - 2
+    stride, dilation = given.get("stride", 1), given.get("dilation", 1)
+    numbers = (_each(value, axes) for value in (stride, padding, dilation))
+    return Convolution(*numbers, given.get("groups", 1))
+
+
+def multiply(
+    how: Convolution | Linear, operator: Operator, args: Args, kwargs: Kwargs
+) -> Tensor:
+    """Return the function of rounded operands; ``how`` is ``way_back`` of the others.
+
+    Within ``Kept.saving``, whose codes then wait for the way back. A second derivative is that of
+    the same functions.
+    """
+    given = dict(zip(operator.names, args, strict=False)) | kwargs
+    y: Tensor = _Apart.apply(  # type: ignore[no-untyped-call]
+        given["input"], given["weight"], given.get("bias"), how
+    )
+    return y
+
+
+class _Apart(torch.autograd.Function):
+    """One product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: Convolution | Linear
+    ) -> Tensor:
+        """Multiply, and save of each operand what the other's gradient needs."""
+        ctx.set_materialize_grads(False)
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(x if need_weight else None, weight if need_x else None)
+        ctx.how = how
+        ctx.seen = Seen(x.shape, x.stride()), Seen(weight.shape, weight.stride())
+        return how.ahead(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Multiply the error with the input, then, when that is gone, with the weight."""
+        (e,) = grads
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        if e is None:
+            return None, None, None, None
+        how, (x_seen, weight_seen) = ctx.how, ctx.seen
+        grad_weight = grad_bias = grad_x = None
+        if need_weight or need_bias:
+            x = _saved(ctx, 0) if need_weight else _stand_in(e, x_seen)
+            grad_weight, grad_bias = how.by_weight(e, x, weight_seen, need_bias, need_weight)
+            del x
+        if need_x:
+            grad_x = how.by_input(e, x_seen, _saved(ctx, 1))
+        return grad_x, grad_weight, grad_bias, None
+
+
+def _saved(ctx: Any, place: int) -> Tensor:
+    """Return one of the saved tensors, without those beside it where they need not be there."""
+    if torch.is_grad_enabled():  # someone will differentiate again
+        tensor: Tensor = ctx.saved_tensors[place]
+        return tensor
+    return unpack(ctx._raw_saved_tensors[place].data)
+
+
+def _stand_in(e: Tensor, seen: Seen) -> Tensor:
+    """Return a tensor that lies as another, whose values mean nothing: over the error's memory.
+
+    PyTorch asks of an operand whose values it does not need how it lies, and copies what is not
+    dense.
+    """
+    span = 1 + sum((n - 1) * stride for n, stride in zip(*seen, strict=True))
+    if is_dense(e) and 0 < span <= e.numel():
+        return e.detach().as_strided(*seen)
+    return e.new_empty_strided(*seen)
+
+
+def _each(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values
