@@ -126,7 +126,7 @@ class SharedWeight:
         self, layer: LayerState, call: int, weight: Tensor, bias: Tensor | None = None
     ) -> None:
         self._layer, self._codes = layer, None
-        self._kept = Kept() if layer.model.saves_codes else None
+        self._kept = Kept(once=False) if layer.model.saves_codes else None
         way = way_of(layer, weight)
         self._fast = way is Compute.FAST
         if way is Compute.REAL:

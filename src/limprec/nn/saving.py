@@ -11,21 +11,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import ConversionError
 from ..formats import Precision
 from ..kernels import Key, round_to
 from ..kernels.stored import Codes, widen
+from .operators import is_parameter
 
 _HOLD_RESULTS = frozenset({"SoftmaxBackward0", "SigmoidBackward0", "TanhBackward0", "ExpBackward0"})
 """Nodes of autograd that keep what they computed."""
 
 
-@dataclass(frozen=True)
 class Again:
-    """A rounding to be done once more on the way back, of a tensor that autograd holds anyway."""
+    """A rounding to be done once more on the way back, of a tensor that is there anyway.
 
-    x: Tensor
-    precision: Precision
-    key: Key | None
+    Args:
+        x: the tensor: autograd holds it, or it is a parameter.
+        precision: what it is rounded to.
+        key: of the rounding.
+    """
+
+    def __init__(self, x: Tensor, precision: Precision, key: Key | None) -> None:
+        self.x, self._precision, self._key = x.detach(), precision, key
+        self._version = x._version
+
+    def round(self) -> Tensor:
+        """Return the rounded values.
+
+        Raises:
+            ConversionError: if the tensor was written to since.
+        """
+        if self.x._version != self._version:
+            raise ConversionError(
+                "backward",
+                f"a tensor of shape {tuple(self.x.shape)} that a layer multiplied was changed in"
+                " place between the forward and the backward pass",
+                'run backward before the optimizer steps, or convert with saved="carrier"',
+            )
+        return round_to(self.x, self._precision, self._key)
 
 
 class Kept:
@@ -34,16 +56,24 @@ class Kept:
     Args:
         others: kept by another product, of which this one has operands too.
         batches: whether the operands are batches of matrices.
+        once: whether each operand is asked for once on the way back.
     """
 
-    def __init__(self, others: Kept | None = None, batches: bool = False) -> None:
+    def __init__(
+        self, others: Kept | None = None, *, batches: bool = False, once: bool = True
+    ) -> None:
         self._pairs: list[tuple[Tensor, Codes | Again]] = (
             [] if others is None else list(others._pairs)
         )
-        self._batches = batches
+        self._batches, self._once = batches, once
 
     def can_again(self, x: Tensor) -> bool:
-        """Whether ``x`` can be rounded again: autograd holds it until the product's way back."""
+        """Whether ``x`` can be rounded again: it is there until the product's way back.
+
+        Parameters are, and what autograd holds for the function that made it.
+        """
+        if is_parameter(x):
+            return self._once
         held = x.grad_fn is not None and x.grad_fn.name() in _HOLD_RESULTS
         return held and (not self._batches or _is_one_batch(x))
 
@@ -116,7 +146,7 @@ def unpack(saved: Any) -> Tensor:
         return tensor
     kept = saved.codes
     if isinstance(kept, Again):
-        values = round_to(kept.x, kept.precision, kept.key).to(saved.dtype)
+        values = kept.round().to(saved.dtype)
     else:
         values = widen(kept).to(saved.dtype)
     if values.stride() != saved.memory:

@@ -210,7 +210,7 @@ class LayerState:
             return round_through(x, ahead, key, back, back_key)
         if kept.can_again(x) and not isinstance(ahead, Following):
             rounded = round_through(x, ahead, key, back, back_key)
-            kept.add(rounded, Again(x.detach(), ahead, key))
+            kept.add(rounded, Again(x, ahead, key))
             return rounded
         codes = kept.lay(round_to_codes(x, ahead, key))
         rounded = round_through(x, codes, None, back, back_key)
