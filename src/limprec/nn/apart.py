@@ -13,42 +13,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels.masks import is_dense
+from ..kernels.matmul.exact_conv import Options, convolution_back, stand_in
 from .operators import Args, Kwargs, Operator
 from .saving import unpack
 
+_CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _DEVICES = ("cpu", "cuda")
 """Where a linear layer's derivative is written in plain products of matrices."""
 
 
 class Convolution(NamedTuple):
-    """What a convolution is called with beside its tensors, one number a dimension each."""
+    """A convolution of batches."""
 
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
+    options: Options
 
     def ahead(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the convolution."""
         function = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
-        return function(x, weight, bias, *self)
+        return function(x, weight, bias, *self.options)
 
     def by_weight(self, e: Tensor, x: Tensor, weight: Seen, bias: bool, needed: bool) -> _Pair:
         """Return the gradients with respect to weight and bias."""
-        mask = [False, needed, bias]
-        return self._back(e, x, _stand_in(e, weight), mask)[1:]
+        own, mask = stand_in(e, *weight), [False, needed, bias]
+        return convolution_back(e, x, own, self.options, mask)[1:]  # type: ignore[return-value]
 
-    def by_input(self, e: Tensor, x: Seen, weight: Tensor) -> Tensor:
+    def by_input(self, e: Tensor, x: Seen, weight: Tensor) -> Tensor | None:
         """Return the gradient with respect to the input."""
-        return self._back(e, _stand_in(e, x), weight, [True, False, False])[0]
-
-    def _back(self, e: Tensor, x: Tensor, weight: Tensor, mask: list[bool]) -> Any:
-        sizes, none = [weight.shape[0]] if mask[2] else None, [0] * len(self.stride)
-        stride, padding, dilation, groups = self
-        return torch.ops.aten.convolution_backward(
-            e, x, weight, sizes, stride, padding, dilation, False, none, groups, mask
-        )
+        return convolution_back(e, stand_in(e, *x), weight, self.options, [True, False, False])[0]
 
 
 class Linear(NamedTuple):
@@ -82,24 +73,28 @@ _Pair = tuple[Tensor | None, Tensor | None]
 
 
 def way_back(operator: Operator, args: Args, kwargs: Kwargs) -> Convolution | Linear | None:
-    """Return how the gradients of a function's operands are computed, None where PyTorch does.
-
-    Linear layers and convolutions of batches, with padding in numbers.
-    """
-    given = dict(zip(operator.names, args, strict=False)) | kwargs
+    """Return how the gradients of a function's operands are computed, None where PyTorch does."""
+    given = operator.given(args, kwargs)
     x, weight = given["input"], given.get("weight")
     if operator.word == "linear":
         plain = x.ndim > 1 and weight.ndim == 2 and x.is_contiguous() and weight.is_contiguous()
         return Linear() if plain and x.numel() and x.device.type in _DEVICES else None
-    if operator.word not in ("conv1d", "conv2d", "conv3d") or x.ndim != weight.ndim:
-        return None
+    options = options_of(operator, args, kwargs)
+    return None if options is None else Convolution(options)
+
+
+def options_of(operator: Operator, args: Args, kwargs: Kwargs) -> Options | None:
+    """Return the options of a convolution of a batch with padding in numbers, None of others."""
+    given = operator.given(args, kwargs)
     padding = given.get("padding", 0)
-    if isinstance(padding, str):
+    if operator.word not in _CONVOLUTIONS or isinstance(padding, str):
         return None
-    axes = weight.ndim - 2
+    weight = given["weight"]
+    if given["input"].ndim != weight.ndim:
+        return None
     stride, dilation = given.get("stride", 1), given.get("dilation", 1)
-    numbers = (_each(value, axes) for value in (stride, padding, dilation))
-    return Convolution(*numbers, given.get("groups", 1))
+    numbers = (_each(value, weight.ndim - 2) for value in (stride, padding, dilation))
+    return Options(*numbers, given.get("groups", 1))
 
 
 def multiply(
@@ -110,7 +105,7 @@ def multiply(
     Within ``Kept.saving``, whose codes then wait for the way back. A second derivative is that of
     the same functions.
     """
-    given = dict(zip(operator.names, args, strict=False)) | kwargs
+    given = operator.given(args, kwargs)
     y: Tensor = _Apart.apply(  # type: ignore[no-untyped-call]
         given["input"], given["weight"], given.get("bias"), how
     )
@@ -142,7 +137,7 @@ class _Apart(torch.autograd.Function):
         how, (x_seen, weight_seen) = ctx.how, ctx.seen
         grad_weight = grad_bias = grad_x = None
         if need_weight or need_bias:
-            x = _saved(ctx, 0) if need_weight else _stand_in(e, x_seen)
+            x = _saved(ctx, 0) if need_weight else stand_in(e, *x_seen)
             grad_weight, grad_bias = how.by_weight(e, x, weight_seen, need_bias, need_weight)
             del x
         if need_x:
@@ -156,18 +151,6 @@ def _saved(ctx: Any, place: int) -> Tensor:
         tensor: Tensor = ctx.saved_tensors[place]
         return tensor
     return unpack(ctx._raw_saved_tensors[place].data)
-
-
-def _stand_in(e: Tensor, seen: Seen) -> Tensor:
-    """Return a tensor that lies as another, whose values mean nothing: over the error's memory.
-
-    PyTorch asks of an operand whose values it does not need how it lies, and copies what is not
-    dense.
-    """
-    span = 1 + sum((n - 1) * stride for n, stride in zip(*seen, strict=True))
-    if is_dense(e) and 0 < span <= e.numel():
-        return e.detach().as_strided(*seen)
-    return e.new_empty_strided(*seen)
 
 
 def _each(value: int | Sequence[int], axes: int) -> tuple[int, ...]:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from ..kernels import round_through, round_to
+from ..kernels.matmul.exact_conv import exact_conv, is_proven
 from ..kernels.matmul.operands import Operand, round_operand
 from ..kernels.matmul.real import Role, Roundings, real_linear, real_matmul
 from ..kernels.matmul.real_attention import real_attention
 from ..kernels.matmul.real_conv import real_conv
+from .apart import options_of
 from .operators import Args, Kwargs, Operator, is_parameter
 from .state import Compute, LayerState
-from .ways import way_of
+from .ways import may_prove, way_of
 
 _CONVOLUTION = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
@@ -58,6 +60,25 @@ def compute(layer: LayerState, call: int, product: Product, tensors: dict[str, T
     """Compute a function on integers, and tell of its roundings if somebody listens."""
     y = product(roundings_of(layer, call, next(iter(tensors.values())).dtype))
     return y if layer.tell is None else _told(layer, call, y, tensors)
+
+
+def exact_product(
+    layer: LayerState, call: int, operator: Operator, args: Args, kwargs: Kwargs
+) -> Tensor | None:
+    """Return a function in the carrier, computed on integers where they give its very bits.
+
+    None where that is not known: convolutions without bias are taken, see ``exact_conv``.
+    """
+    options, given = options_of(operator, args, kwargs), operator.given(args, kwargs)
+    if options is None or given.get("bias") is not None:
+        return None
+    x, weight = given["input"], given["weight"]
+    if not may_prove(layer, x) or not pays(operator, given):
+        return None
+    how = roundings_of(layer, call, x.dtype)
+    if not is_proven(x, weight, options, how):
+        return None
+    return exact_conv(x, weight, options, how, layer.model.is_given(x))
 
 
 def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:

@@ -42,6 +42,10 @@ class Operator:
     roles: dict[str, str]
     names: tuple[str, ...]
 
+    def given(self, args: Args, kwargs: Kwargs) -> dict[str, Any]:
+        """Return name -> argument."""
+        return dict(zip(self.names, args, strict=False)) | kwargs
+
     def tensors(self, args: Args, kwargs: Kwargs) -> dict[str, Tensor]:
         """Return name -> tensor of the arguments that have a role."""
         found = {name: args[i] for i, name in enumerate(self.names[: len(args)])}

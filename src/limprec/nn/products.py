@@ -46,6 +46,10 @@ def multiply(
         if product is not None and (asked or integers.pays(operator, tensors)):
             return integers.compute(layer, call, product, tensors)
         way = way_of(layer, first, integers=False)
+    if layer.model.saves_codes:
+        y = integers.exact_product(layer, call, operator, args, kwargs)
+        if y is not None:
+            return y
     fast = way is Compute.FAST and operator.word in _FAST
     own = contracting(layer, call, operator, func, tensors, NARROW if fast else None)
     inside = own.inside if own else frozenset()

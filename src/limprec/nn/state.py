@@ -208,7 +208,8 @@ class LayerState:
         back_key = self.key(back, back_stream or backward or "", call)
         if kept is None or ahead is None or isinstance(key, TracedKey):
             return round_through(x, ahead, key, back, back_key)
-        if kept.can_again(x) and not isinstance(ahead, Following):
+        again = kept.can_again(x) or self.model.is_given(x)
+        if again and not isinstance(ahead, Following):
             rounded = round_through(x, ahead, key, back, back_key)
             kept.add(rounded, Again(x, ahead, key))
             return rounded
@@ -271,12 +272,14 @@ class Frame:
         module: the module.
         layer: what it is under the plan, None for one that the plan has no word for.
         numbers: functions called so far, by word.
+        given: what it was called with, of the first that runs.
     """
 
     name: str
     module: nn.Module
     layer: LayerState | None
     numbers: dict[str, int] = field(default_factory=dict)
+    given: tuple[Any, ...] = ()
 
 
 class ModelState:
@@ -337,6 +340,11 @@ class ModelState:
             return False
         first = next(module.parameters(), None)
         return first is not None and is_identity(FP32.format, first.dtype)
+
+    def is_given(self, x: Tensor) -> bool:
+        """Whether the caller of the model holds a tensor, or what it looks at."""
+        given = self.frames[0].given if self.frames else ()
+        return any(x is one or (x._base is not None and x._base is one) for one in given)
 
     def add(self, plan: LayerPlan, index: int) -> LayerState:
         """Take a layer in."""

@@ -40,6 +40,13 @@ def way_of(layer: LayerState, x: Tensor, *, integers: bool = True) -> Compute:
     return Compute.EXACT
 
 
+def may_prove(layer: LayerState, x: Tensor) -> bool:
+    """Whether products in the carrier may be computed on integers, if these give its bits."""
+    plan, model = layer.plan, layer.model
+    exact = model.compute is Compute.EXACT and plan.accumulator is None and model.tell is None
+    return exact and has_fast_integers(layer, x) and _can(Compute.REAL, plan)
+
+
 def has_fast_integers(layer: LayerState, x: Tensor) -> bool:
     """Whether int8 products are the fastest that there are."""
     if not x.is_cpu or x.dtype != torch.float32 or layer.model.scales is not None:
