@@ -76,7 +76,7 @@ def way_back(operator: Operator, args: Args, kwargs: Kwargs) -> Convolution | Li
     """Return how the gradients of a function's operands are computed, None where PyTorch does."""
     given = operator.given(args, kwargs)
     x, weight = given["input"], given.get("weight")
-    if operator.word == "linear":
+    if operator.word == "linear" and weight is not None:
         plain = x.ndim > 1 and weight.ndim == 2 and x.is_contiguous() and weight.is_contiguous()
         return Linear() if plain and x.numel() and x.device.type in _DEVICES else None
     options = options_of(operator, args, kwargs)
@@ -93,13 +93,13 @@ def options_of(operator: Operator, args: Args, kwargs: Kwargs) -> Options | None
     if given["input"].ndim != weight.ndim:
         return None
     stride, dilation = given.get("stride", 1), given.get("dilation", 1)
-    numbers = (_each(value, weight.ndim - 2) for value in (stride, padding, dilation))
-    return Options(*numbers, given.get("groups", 1))
+    stride, padding, dilation = (
+        _each(value, weight.ndim - 2) for value in (stride, padding, dilation)
+    )
+    return Options(stride, padding, dilation, given.get("groups", 1))
 
 
-def multiply(
-    how: Convolution | Linear, operator: Operator, args: Args, kwargs: Kwargs
-) -> Tensor:
+def multiply(how: Convolution | Linear, operator: Operator, args: Args, kwargs: Kwargs) -> Tensor:
     """Return the function of rounded operands; ``how`` is ``way_back`` of the others.
 
     Within ``Kept.saving``, whose codes then wait for the way back. A second derivative is that of

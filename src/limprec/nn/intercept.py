@@ -89,7 +89,8 @@ class Forward:
         frame = Frame(place.name, self.module, place.layer)
         if frames:
             return self._run(frames, frame, args, kwargs)
-        frame.given = (*args, *kwargs.values())
+        if place.is_root:
+            frame.given = (*args, *kwargs.values())
         _begin(place.model, place.is_root, self.module.training)
         with Interceptor(place.model):
             if place.model.was_seen or not place.is_root or torch.compiler.is_compiling():

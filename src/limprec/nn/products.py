@@ -79,12 +79,15 @@ def multiply(
         if bias is not None:
             args, kwargs = operator.replaced(args, kwargs, {"bias": None})
     args, kwargs = operator.replaced(args, kwargs, rounded)
-    with nullcontext(False) if kept is None else kept.saving() as narrow:
-        how = apart.way_back(operator, args, kwargs) if narrow and own is None else None
-        if how is None:
-            y = (own or func)(*args, **kwargs)
-        else:
-            y = apart.multiply(how, operator, args, kwargs)
+    if kept is None:
+        y = (own or func)(*args, **kwargs)
+    else:
+        with kept.saving() as narrow:
+            how = apart.way_back(operator, args, kwargs) if narrow and own is None else None
+            if how is None:
+                y = (own or func)(*args, **kwargs)
+            else:
+                y = apart.multiply(how, operator, args, kwargs)
     if fast:
         y = y.to(dtype)
         if bias is not None:

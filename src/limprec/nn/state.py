@@ -272,14 +272,14 @@ class Frame:
         module: the module.
         layer: what it is under the plan, None for one that the plan has no word for.
         numbers: functions called so far, by word.
-        given: what it was called with, of the first that runs.
+        given: what it was called with, of the whole model alone.
     """
 
     name: str
     module: nn.Module
     layer: LayerState | None
     numbers: dict[str, int] = field(default_factory=dict)
-    given: tuple[Any, ...] = ()
+    given: tuple[object, ...] = ()
 
 
 class ModelState:
@@ -342,9 +342,13 @@ class ModelState:
         return first is not None and is_identity(FP32.format, first.dtype)
 
     def is_given(self, x: Tensor) -> bool:
-        """Whether the caller of the model holds a tensor, or what it looks at."""
+        """Whether a tensor, or what it looks at, is a leaf that the model was called with.
+
+        Its caller holds it, as a rule, and plain training would keep it too.
+        """
         given = self.frames[0].given if self.frames else ()
-        return any(x is one or (x._base is not None and x._base is one) for one in given)
+        whole = x if x._base is None else x._base
+        return whole.is_leaf and any(whole is one for one in given)
 
     def add(self, plan: LayerPlan, index: int) -> LayerState:
         """Take a layer in."""

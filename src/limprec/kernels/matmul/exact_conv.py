@@ -224,6 +224,6 @@ def _are_exact(e: Codes, a: Codes) -> bool:
 def _largest_norm(codes: Tensor) -> float:
     """Return the largest Euclidean norm of a channel of (B, C, *sizes), part by part."""
     squares = torch.zeros(codes.shape[1])
-    for part in codes.split(-(-codes.shape[0] // _PARTS)):
+    for part in torch.split(codes, -(-codes.shape[0] // _PARTS)):
         squares += torch.linalg.vector_norm(part.flatten(2).float(), dim=2).square_().sum(0)
     return float(squares.amax().sqrt())
