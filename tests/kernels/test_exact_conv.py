@@ -77,17 +77,35 @@ def test_results_and_gradients_have_the_bits_of_torch(name: str, text: str) -> N
     both(x, weight, options, roundings(text), None)
 
 
-def test_a_sum_that_is_not_proven_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1040 products of 127 by 127 are below 2^24, and 1089 beyond it."""
-    taken = []
-    own = module.weight_gradient
-    monkeypatch.setattr(module, "weight_gradient", lambda *a: taken.append(1) or own(*a))
+@pytest.mark.parametrize(("text", "value"), [("dfx8", 127.0), ("fx8.0", -128.0)])
+def test_a_sum_that_is_not_proven_is_left_to_torch(
+    text: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """961 products of the largest codes are below 2^24, and 1089 beyond it."""
+    asked = []
+    own = module._in_float32
+    monkeypatch.setattr(module, "_in_float32", lambda *a: asked.append(a[-1]) or own(*a))
     options, weight = Options((1, 1), (0, 0), (1, 1), 1), torch.ones(2, 2, 1, 1)
-    for side, proven in ((32, True), (33, False)):
-        taken.clear()
-        most = torch.full((1, 2, side, side), 127.0)
-        both(most, weight, options, roundings(), most[0, 0, 0, 0])
-        assert bool(taken) is proven
+    for side, expected in ((31, []), (33, [1, 1])):
+        asked.clear()
+        x = torch.full((1, 2, side, side), value)
+        both(x, weight, options, roundings(text), x[0, 0, 0, 0])
+        assert asked == expected
+
+
+def test_sums_of_magnitudes_prove_more_than_norms() -> None:
+    """Where one factor is 0 the other may be large."""
+    options, weight = Options((1, 1), (0, 0), (1, 1), 1), torch.ones(1, 1, 1, 1)
+    e, x = torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
+    e[..., :32], x[..., 31:] = 127.0, 127.0
+    codes = [module.round_to_codes(t, *roundings().activation) for t in (e, x)]
+    norms = [float(module._norms(c.codes)) for c in codes]
+    assert norms[0] * norms[1] > 2**24
+    geometry = module._geometry(weight, options)
+    assert module._are_exact(*codes, geometry, 1)
+    x[..., :31] = 127.0
+    full = module.round_to_codes(x, *roundings().activation)
+    assert not module._are_exact(codes[0], full, geometry, 1)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e-38, 1e-44, 1e38, 0.0])

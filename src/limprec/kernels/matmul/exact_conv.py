@@ -3,7 +3,8 @@
 Products of 8-bit codes are integers times a power of two. Where no sum of magnitudes goes beyond
 2^24, every partial sum in float32 is exact, whatever its order, and integers give the same bits.
 Going forward, and to the input's gradient, the number of terms proves it. For the weight's gradient
-Cauchy and Schwarz do: sum |e a| <= |e| |a|. What is not proven is computed in float32, by PyTorch.
+Cauchy and Schwarz do, sample by sample (sum |e a| <= |e| |a|), or else the sums of magnitudes. What
+is not proven is computed in float32, by PyTorch.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from ...formats import Affine, FixedPoint
 from ..masks import is_dense
 from ..stored import Codes, round_to_codes, widen
 from .code_convolutions import convolve, convolve_back, weight_gradient
+from .integer import SYMMETRIC_PEAK
 from .real import Role, Roundings, apply, peak, round_in_place
 from .windows import Geometry, Sizes
 
 _EXACT = 2**24
 """Integers up to here are float32 numbers."""
-_MARGIN = 1.01
-"""For what float32 rounds where it sums squares of codes."""
+_MARGIN = 1.02
+"""For what float32 rounds in sums that bound, and for -128, which has no magnitude in int8."""
 _SCALES = (2.0**-100, 2.0**80)
 """Units of products between which no sum of them, nor any operand, leaves the normal numbers."""
 _PARTS = 8
@@ -126,7 +128,7 @@ class _Exact(torch.autograd.Function):
         if need_weight:
             a = _codes(kept_x, x_scale, roundings.activation)
             unit = _unit(e, a)
-            if unit is not None and _are_exact(e, a):
+            if unit is not None and _are_exact(e, a, geometry, options.groups):
                 numbers = geometry, options.groups, unit, grad.dtype, most
                 grad_weight = weight_gradient(e.codes, a.codes, *numbers)
             else:
@@ -216,14 +218,17 @@ def _unit(a: Codes, b: Codes) -> float | None:
     return unit if all(low <= one <= high for one in (*scales, unit)) else None
 
 
-def _are_exact(e: Codes, a: Codes) -> bool:
-    """Whether no sum over the positions of magnitudes of products goes beyond 2^24."""
-    return _largest_norm(e.codes) * _largest_norm(a.codes) * _MARGIN <= _EXACT
+def _are_exact(e: Codes, a: Codes, geometry: Geometry, groups: int) -> bool:
+    """Whether no sum over samples and positions of magnitudes of products goes beyond 2^24."""
+    bound = _norms(e.codes).t().mm(_norms(a.codes))
+    if float(bound.amax()) * _MARGIN <= _EXACT:
+        return True
+    magnitudes = (codes.codes.clamp(min=-127).abs_() for codes in (e, a))
+    sums = weight_gradient(*magnitudes, geometry, groups, 1.0, torch.float32, SYMMETRIC_PEAK)
+    return float(sums.amax()) * _MARGIN <= _EXACT
 
 
-def _largest_norm(codes: Tensor) -> float:
-    """Return the largest Euclidean norm of a channel of (B, C, *sizes), part by part."""
-    squares = torch.zeros(codes.shape[1])
-    for part in torch.split(codes, -(-codes.shape[0] // _PARTS)):
-        squares += torch.linalg.vector_norm(part.flatten(2).float(), dim=2).square_().sum(0)
-    return float(squares.amax().sqrt())
+def _norms(codes: Tensor) -> Tensor:
+    """Return the Euclidean norm of each channel of each sample of (B, C, *sizes), in float32."""
+    parts = torch.split(codes, -(-codes.shape[0] // _PARTS))  # a float32 copy of all is large
+    return torch.cat([torch.linalg.vector_norm(p.flatten(2).float(), dim=2) for p in parts])
