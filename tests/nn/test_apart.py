@@ -158,6 +158,25 @@ def test_a_parameter_waits_as_itself_and_so_does_the_input() -> None:
         assert memory == {x.data_ptr(), layer.weight.data_ptr()}
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("compute", ["exact", "real"])
+def test_an_input_is_rounded_once_more_as_it_was(compute: str, bias: bool) -> None:
+    """Whoever calls the model holds its input; what lies between its layers nobody does."""
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(3, 4, 3, bias=bias), torch.randn(2, 3, 6, 6)
+    plan, results = lp.Plan.uniform("dfx8:stochastic"), []
+    for model in (layer, nn.Sequential(nn.Identity(), layer)):
+        one = lp.convert(copy.deepcopy(model), plan, compute=compute, saved="narrow")
+        y = one(x)
+        assert x.data_ptr() in {t.data_ptr() for t in held(y)}
+        y.square().sum().backward()
+        results.append([p.grad for p in one.parameters()])
+        y = one(x.detach().requires_grad_() + 0)  # no leaf: nobody may hold it
+        assert not any(t.shape == x.shape and t.is_floating_point() for t in held(y))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(bits(a), bits(b))
+
+
 @pytest.mark.parametrize("which", ["weight", "input"])
 @pytest.mark.parametrize("name", ["linear", "conv2d", "conv2d, no bias"])
 def test_what_waits_as_itself_must_not_be_written_to(name: str, which: str) -> None:

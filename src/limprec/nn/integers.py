@@ -17,7 +17,7 @@ from ..kernels.matmul.real_attention import real_attention
 from ..kernels.matmul.real_conv import real_conv
 from .apart import options_of
 from .operators import Args, Kwargs, Operator, is_parameter
-from .state import Compute, LayerState
+from .state import Compute, LayerState, ModelState
 from .ways import may_prove, way_of
 
 _CONVOLUTION = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
@@ -26,19 +26,20 @@ Product = Callable[[Roundings], Tensor]
 
 
 def product_of(
-    operator: Operator, args: Args, kwargs: Kwargs, tensors: dict[str, Tensor]
+    model: ModelState, operator: Operator, args: Args, kwargs: Kwargs, tensors: dict[str, Tensor]
 ) -> Product | None:
     """Return what computes a function on integers, None for one that stays in the carrier.
 
     Linear layers, convolutions, and products with a matrix that is a weight have integer products.
     """
-    given = dict(zip(operator.names, args, strict=False)) | kwargs
+    given = operator.given(args, kwargs)
     if operator.word == "linear":
         return lambda how: real_linear(given["input"], given["weight"], given.get("bias"), how)
     if operator.word in ("conv1d", "conv2d", "conv3d"):
         options = {name: given.get(name, usual) for name, usual in _CONVOLUTION.items()}
         x, weight, bias = given["input"], given["weight"], given.get("bias")
-        return lambda how: real_conv(x, weight, bias, **options, roundings=how)
+        held = model.is_given(x)
+        return lambda how: real_conv(x, weight, bias, **options, roundings=how, held=held)
     if operator.word == "addmm" and not {"beta", "alpha"} & kwargs.keys():
         bias, a, b = given["input"], given["mat1"], given["mat2"]
         return lambda how: real_matmul(a, b, how) + bias

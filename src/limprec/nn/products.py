@@ -41,7 +41,7 @@ def multiply(
     first = next(iter(tensors.values()))
     way = way_of(layer, first)
     if way is Compute.REAL:
-        product = integers.product_of(operator, args, kwargs, tensors)
+        product = integers.product_of(layer.model, operator, args, kwargs, tensors)
         asked = layer.model.compute is way
         if product is not None and (asked or integers.pays(operator, tensors)):
             return integers.compute(layer, call, product, tensors)

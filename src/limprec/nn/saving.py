@@ -14,7 +14,8 @@ from torch import Tensor
 from ..errors import ConversionError
 from ..formats import Precision
 from ..kernels import Key, round_to
-from ..kernels.stored import Codes, widen
+from ..kernels.following import Following
+from ..kernels.stored import Codes, round_to_codes, widen
 from .operators import is_parameter
 
 _HOLD_RESULTS = frozenset({"SoftmaxBackward0", "SigmoidBackward0", "TanhBackward0", "ExpBackward0"})
@@ -67,17 +68,31 @@ class Kept:
         )
         self._batches, self._once = batches, once
 
-    def can_again(self, x: Tensor) -> bool:
+    def waiting(
+        self, x: Tensor, precision: Precision, key: Key | None, given: bool
+    ) -> Codes | Again:
+        """Return what waits for the way back in place of the rounded values of ``x``.
+
+        Args:
+            x: an operand.
+            precision: what it is rounded to.
+            key: of the rounding.
+            given: whether the caller of the model holds ``x``.
+        """
+        if self._is_there(x, given) and not isinstance(precision, Following):
+            return Again(x, precision, key)
+        return self._lay(round_to_codes(x, precision, key))
+
+    def _is_there(self, x: Tensor, given: bool) -> bool:
         """Whether ``x`` can be rounded again: it is there until the product's way back.
 
         Parameters are, and what autograd holds for the function that made it.
         """
-        if is_parameter(x):
-            return self._once
-        held = x.grad_fn is not None and x.grad_fn.name() in _HOLD_RESULTS
-        return held and (not self._batches or _is_one_batch(x))
+        there = given or (x.grad_fn is not None and x.grad_fn.name() in _HOLD_RESULTS)
+        there = there or (self._once and is_parameter(x))
+        return there and (not self._batches or _is_one_batch(x))
 
-    def lay(self, codes: Codes) -> Codes:
+    def _lay(self, codes: Codes) -> Codes:
         """Return codes that lie so that the product takes what they widen to without a copy.
 
         ``torch.matmul`` would save its own copy of a batch in several axes that are not one stretch

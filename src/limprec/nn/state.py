@@ -15,10 +15,9 @@ from ..errors import PlanError
 from ..formats import Precision, Rounding
 from ..kernels import Key, TracedKey, round_through
 from ..kernels.carrier import is_identity
-from ..kernels.following import Following
-from ..kernels.stored import round_to_codes
+from ..kernels.stored import Codes
 from ..plan import BESIDE_ROLES, DELAYED, FP32, TENSOR_ROLES, Call, Group, LayerPlan, Plan
-from .saving import Again, Kept
+from .saving import Kept
 from .scales import Scales
 from .tags import ParameterPlan, Tags, plan_of
 
@@ -208,14 +207,11 @@ class LayerState:
         back_key = self.key(back, back_stream or backward or "", call)
         if kept is None or ahead is None or isinstance(key, TracedKey):
             return round_through(x, ahead, key, back, back_key)
-        again = kept.can_again(x) or self.model.is_given(x)
-        if again and not isinstance(ahead, Following):
-            rounded = round_through(x, ahead, key, back, back_key)
-            kept.add(rounded, Again(x, ahead, key))
-            return rounded
-        codes = kept.lay(round_to_codes(x, ahead, key))
-        rounded = round_through(x, codes, None, back, back_key)
-        kept.add(rounded, codes)
+        waiting = kept.waiting(x, ahead, key, self.model.is_given(x))
+        rounded = round_through(
+            x, waiting if isinstance(waiting, Codes) else ahead, key, back, back_key
+        )
+        kept.add(rounded, waiting)
         return rounded
 
     def _followed(

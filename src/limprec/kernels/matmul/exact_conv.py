@@ -223,8 +223,8 @@ def _are_exact(e: Codes, a: Codes, geometry: Geometry, groups: int) -> bool:
     bound = _norms(e.codes).t().mm(_norms(a.codes))
     if float(bound.amax()) * _MARGIN <= _EXACT:
         return True
-    magnitudes = (codes.codes.clamp(min=-127).abs_() for codes in (e, a))
-    sums = weight_gradient(*magnitudes, geometry, groups, 1.0, torch.float32, SYMMETRIC_PEAK)
+    left, right = (codes.codes.clamp(min=-127).abs_() for codes in (e, a))
+    sums = weight_gradient(left, right, geometry, groups, 1.0, torch.float32, SYMMETRIC_PEAK)
     return float(sums.amax()) * _MARGIN <= _EXACT
 
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from ...errors import KernelError
 from .code_convolutions import convolve, convolve_back, weight_gradient
-from .operands import round_operand, to_values, worth
+from .operands import Operand, round_operand, to_values, worth
 from .real import (
     Roundings,
     apply,
@@ -19,8 +19,6 @@ from .real import (
     peak,
     round_bias,
     round_in_place,
-    save,
-    saved,
 )
 from .windows import Geometry, Sizes, channel_sums
 
@@ -34,6 +32,7 @@ def real_conv(
     dilation: int | Sequence[int],
     groups: int,
     roundings: Roundings,
+    held: bool = False,
 ) -> Tensor:
     """Return the convolution of one to three spatial dimensions from integer products.
 
@@ -49,6 +48,7 @@ def real_conv(
         dilation: as ``stride``.
         groups: how many.
         roundings: of each operand.
+        held: whether somebody else holds ``x`` until the way back: it is rounded once more then.
 
     Returns:
         (B, O, *positions) or (O, *positions) in the dtype of ``x``; channels last where ``x`` or
@@ -64,8 +64,8 @@ def real_conv(
         raise _shapes(x, weight, "give (B, C, *sizes) and (O, C / groups, *kernel)")
     geometry = _geometry(weight.shape[2:], stride, padding, dilation)
     if x.ndim == spatial + 1:
-        return _convolve(x[None], weight, bias, geometry, groups, roundings)[0]
-    return _convolve(x, weight, bias, geometry, groups, roundings)
+        return _convolve(x[None], weight, bias, geometry, groups, roundings, held)[0]
+    return _convolve(x, weight, bias, geometry, groups, roundings, held)
 
 
 def _convolve(
@@ -75,6 +75,7 @@ def _convolve(
     geometry: Geometry,
     groups: int,
     roundings: Roundings,
+    held: bool,
 ) -> Tensor:
     channels = x.shape[1]
     if groups < 1 or weight.shape[0] % groups or channels != weight.shape[1] * groups:
@@ -82,7 +83,7 @@ def _convolve(
     positions = geometry.positions(x.shape[2:])
     if min(positions) < 1 or 0 in geometry.kernel:
         raise _shapes(x, weight, "the kernel must fit into the padded input")
-    return apply(_Convolution, x, weight, bias, geometry, positions, groups, roundings)
+    return apply(_Convolution, x, weight, bias, geometry, positions, groups, roundings, held)
 
 
 class _Convolution(torch.autograd.Function):
@@ -98,14 +99,16 @@ class _Convolution(torch.autograd.Function):
         positions: Sizes,
         groups: int,
         roundings: Roundings,
+        held: bool,
     ) -> Tensor:
-        """Round to codes, convolve, and keep the codes that the way back needs."""
+        """Round to codes, convolve, and keep what the way back needs."""
         a, w = round_operand(x, *roundings.activation), round_operand(weight, *roundings.weight)
         ctx.geometry, ctx.groups, ctx.roundings = geometry, groups, roundings
         ctx.dtypes = x.dtype, weight.dtype, None if bias is None else bias.dtype
         ctx.x_like = x.shape, _is_last(x)
         need_x, need_weight = ctx.needs_input_grad[:2]
-        save(ctx, a if need_weight else None, w if need_x else None)
+        first = ((x, None) if held else a) if need_weight else (None, None)
+        ctx.save_for_backward(*first, *(w if need_x else (None, None)))
         last = _is_last(x) or _is_last(weight)
         shape = (x.shape[0], weight.shape[0], *positions)
         out = _empty(shape, last, x.dtype, x.device)
@@ -119,15 +122,18 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Round the error to codes, and multiply what is needed."""
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        roundings, geometry, (a, w) = ctx.roundings, ctx.geometry, saved(ctx)
+        roundings, geometry = ctx.roundings, ctx.geometry
+        kept, scale, *second = ctx.saved_tensors
         e = round_operand(grad, *roundings.error)
         groups, most = ctx.groups, peak(roundings)
         grad_x = grad_weight = grad_bias = None
         if need_x:
-            shape, last = ctx.x_like
+            w, (shape, last) = Operand(*second), ctx.x_like
             grad_x = _empty(shape, last, ctx.dtypes[0], grad.device)
             convolve_back(e.codes, w.codes, geometry, groups, worth(e, w), grad_x, most)
         if need_weight:
+            again = scale is None
+            a = round_operand(kept, *roundings.activation) if again else Operand(kept, scale)
             grad_weight = weight_gradient(
                 e.codes, a.codes, geometry, groups, worth(e, a), ctx.dtypes[1], most
             )
@@ -136,7 +142,7 @@ class _Convolution(torch.autograd.Function):
             total = channel_sums(e.codes)
             grad_bias = to_values(total, worth(e), ctx.dtypes[2])
             grad_bias = round_in_place(grad_bias, roundings.bias_gradient)
-        return grad_x, grad_weight, grad_bias, None, None, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None, None, None
 
 
 def _geometry(
