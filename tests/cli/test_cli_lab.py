@@ -50,6 +50,27 @@ def test_train_then_resume(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert len(result["history"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("eight",), "schedule 'eight'; write e.g. 3-8, or 3-8x16 for 16 cycles"),
+        (("8-3",), "8 to 3 bits; give 2 <= low <= high"),
+        (("3-8", "--plan", "fp32"), "schedule 3-8x32 without a plan; give a plan"),
+        (("3-8", "--plan", "fp16"), "no layer has forward bits to change; give weights"),
+        (("3-8x99", "--epochs", "1", "--batch-size", "512"), "99 cycles in 2 steps; train longer"),
+    ],
+)
+def test_train_refuses_a_schedule(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    usual = ("--model", "mlp", "--data", "digits", "--out", str(tmp_path / "run"))
+    code, _, error = run(capsys, "train", *usual, "--schedule", *options)
+    assert code == 2
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_compare_prints_the_table_and_names_the_page(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

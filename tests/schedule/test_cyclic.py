@@ -23,6 +23,16 @@ def test_the_savings_of_the_paper(low: int, high: int, saving: float) -> None:
     assert round(100 * (sum(costs) / len(costs) / static - 1), 2) == saving
 
 
+def test_a_text_and_back() -> None:
+    assert Cyclic.parse("3-8") == Cyclic(3, 8)
+    assert Cyclic.parse("3-8x16") == Cyclic(3, 8, cycles=16)
+    assert str(Cyclic(3, 8)) == "3-8x32"
+    assert Cyclic.parse(str(Cyclic(4, 6, 5))) == Cyclic(4, 6, 5)
+    for text in ("8", "3-", "3-8x", "3:8", " 3-8"):
+        with pytest.raises(PlanError, match=r"write e\.g\. 3-8, or 3-8x16 for 16 cycles"):
+            Cyclic.parse(text)
+
+
 def test_errors() -> None:
     with pytest.raises(PlanError, match="8 to 3 bits; give 2 <= low <= high"):
         Cyclic(8, 3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import shlex
 import sys
 from enum import StrEnum
@@ -22,13 +21,11 @@ if TYPE_CHECKING:
 
     from ..integrations.zeus import Measured
     from ..lab.models import Task
-    from ..schedule import Cyclic
 
 _IMAGE: tuple[tuple[int, ...], int] = ((3, 32, 32), 10)
 _TEXT: tuple[tuple[int, ...], int] = ((128,), 65)
 _USUAL = {"lenet5": ((1, 28, 28), 10), "mlp": ((1, 28, 28), 10)}
 """Input shape and classes: MNIST's for its networks, else CIFAR-10's or tinyshakespeare's."""
-_SCHEDULE = re.compile(r"(\d+)-(\d+)(?:x(\d+))?")
 
 
 class Shard(StrEnum):
@@ -122,10 +119,11 @@ def cost(
     """
     from ..costs import cost as ask
     from ..costs import cross_entropy, energy_table
+    from ..schedule import Cyclic
 
     prices = energy_table(technology)
     precision_plan = load_plan(plan)
-    cycles = None if schedule is None else _cyclic(schedule)
+    cycles = None if schedule is None else Cyclic.parse(schedule)
     if ":" in model:
         network, task = _own_model(model), None
         shape = _sizes(input_shape, "3,224,224")
@@ -232,16 +230,6 @@ def _own_model(name: str) -> Module:
     if not isinstance(network, torch.nn.Module):
         raise LabError("cost", f"{name} made a {type(network).__name__}", "return a torch module")
     return network
-
-
-def _cyclic(text: str) -> Cyclic:
-    from ..schedule import Cyclic
-
-    match = _SCHEDULE.fullmatch(text)
-    if not match:
-        raise LabError("cost", f"schedule {text!r}", "write e.g. 3-8, or 3-8x16 for 16 cycles")
-    low, high, cycles = match.groups()
-    return Cyclic(int(low), int(high), int(cycles or 32))
 
 
 def _measure(model: str, task: Task, batch: int) -> Measured | None:

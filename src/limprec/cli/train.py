@@ -54,6 +54,10 @@ def train(
     warmup: Warmup = 0,
     wide_products: WideProducts = False,
     compute: Compute = "exact",
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="Cyclic forward bits (CPT), e.g. 3-8, or 3-8x16 for 16 cycles."),
+    ] = None,
     seed: Seed = 0,
     context: Context = 128,
     data_dir: DataDir = None,
@@ -65,6 +69,8 @@ def train(
 
     The folder of the run holds checkpoints, metrics.csv, TensorBoard events and result.json.
     """
+    from ..schedule import Cyclic
+
     config = run_config(
         model,
         data,
@@ -80,6 +86,7 @@ def train(
         dtype=dtype,
         wide_products=wide_products,
         compute=compute,
+        schedule=None if schedule is None else Cyclic.parse(schedule),
         warmup=warmup,
         seed=seed,
         context=context,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import CostError
-from ..formats import Affine, DynamicFixedPoint, Precision, parse_format
+from ..formats import parse_format
 from ..kernels import storage_format
 from ..plan import Plan
 from .account import Account
@@ -179,6 +179,8 @@ def step_energy(
     *,
     dtype: torch.dtype | None = None,
     table: EnergyTable | str = HOROWITZ_45NM,
+    schedule: Schedule | None = None,
+    steps: int | None = None,
 ) -> float:
     """Return the joules that one training step's multiply-adds take, per sample.
 
@@ -190,13 +192,25 @@ def step_energy(
         input_shape: one sample's shape, without the batch.
         dtype: dtype of the input (int64 for tokens).
         table: picojoules per operation.
+        schedule: forward bits by step, over whose ``steps`` the mean is taken.
+        steps: of the whole training; needed with a schedule.
 
     Raises:
         CostError: if the shapes cannot be traced.
         PlanError: if the plan does not fit the model.
     """
     batch = 2  # batch normalisation refuses to train on a single number
-    found = cost(model, plan, input_shape, batch, technology=table, dtype=dtype, against=())
+    found = cost(
+        model,
+        plan,
+        input_shape,
+        batch,
+        technology=table,
+        dtype=dtype,
+        against=(),
+        schedule=schedule,
+        steps=steps,
+    )
     return found.product_energy / batch
 
 
@@ -245,24 +259,13 @@ def _at_bits(setting: Setting, bits: int) -> Setting:
     if not bits:
         return setting
 
-    def narrow(precision: Precision) -> Precision:
-        if isinstance(precision.format, DynamicFixedPoint | Affine):
-            return replace(precision, format=replace(precision.format, bits=bits))
-        return precision
-
-    layers = {
-        name: replace(p, weight=narrow(p.weight), activation=narrow(p.activation))
-        for name, p in setting.layers.items()
-    }
-    if layers == dict(setting.layers) and not any(
-        isinstance(p.weight.format, DynamicFixedPoint | Affine) for p in layers.values()
-    ):
+    if not any(p.has_bits for p in setting.layers.values()):
         raise CostError(
             "cost",
             f"no layer of plan {setting.name!r} has forward bits to schedule",
             "give weights and activations in dynamic fixed point or affine integers",
         )
-    return replace(setting, layers=layers)
+    return replace(setting, layers={n: p.at_bits(bits) for n, p in setting.layers.items()})
 
 
 def _error_bits(setting: Setting) -> int:

@@ -16,6 +16,7 @@ from ..errors import LabError
 from ..files import write_text
 from ..nn import Compute
 from ..plan import Plan
+from ..schedule import Cyclic
 from .models import find_model
 from .optimizers import find_optimizer
 from .optimizers import usual as usual_training
@@ -48,6 +49,7 @@ class RunConfig:
             is computed in float32.
         wide_products: compute products of 16-bit operands in float32, see ``WideProducts``.
         compute: how the products of a plan are computed: ``exact``, ``fast`` or ``real``.
+        schedule: forward bits by step, evaluated in the most of them; None for the plan's.
         warmup: steps over which the rate rises linearly to its peak.
         seed: of weights, data order and every rounding.
         context: tokens of one input, for text.
@@ -70,6 +72,7 @@ class RunConfig:
     dtype: str = "float32"
     wide_products: bool = False
     compute: str = "exact"
+    schedule: Cyclic | None = None
     warmup: int = 0
     seed: int = 0
     context: int = 128
@@ -92,6 +95,8 @@ class RunConfig:
             raise LabError("run", f"unknown compute {self.compute!r}", f"use one of {known}")
         if self.plan is None and self.compute != Compute.EXACT:
             raise LabError("run", f"compute {self.compute} without a plan", "give a plan")
+        if self.plan is None and self.schedule is not None:
+            raise LabError("run", f"schedule {self.schedule} without a plan", "give a plan")
         for name in ("epochs", "batch_size", "context"):
             if getattr(self, name) < 1:
                 raise LabError("run", f"{name} is {getattr(self, name)}", "give 1 or more")
@@ -140,9 +145,10 @@ class RunConfig:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values; the plan as TOML text."""
+        """Return plain values; the plan as TOML text, the schedule as ``Cyclic.parse`` reads it."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {**values, "plan": self.plan.to_toml() if self.plan else None}
+        plan = self.plan.to_toml() if self.plan else None
+        return {**values, "plan": plan, "schedule": str(self.schedule) if self.schedule else None}
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from ..costs import step_energy, training_state_bits
 from ..errors import LabError
 from ..integrations.lightning import LossScale, LostUpdates, pl
-from ..nn import convert
+from ..nn import convert, set_bits
 from ..optim import loss_scaler
 from ..optim.base import WriteBackOptimizer
 from ..plan import Plan
+from ..schedule import BitScheduler
 from .data import DataSet
 from .models import Task, build_model
 from .optimizers import build_optimizer
@@ -46,6 +47,9 @@ class Training(pl.LightningModule):
             self.model.to(self.dtype_of_run, memory_format=torch.channels_last)  # type: ignore[call-overload]
         batches = data.train_batches(config.batch_size, seed=config.seed)
         self.total_steps = config.epochs * len(batches)
+        self.bits: BitScheduler | None = None
+        if config.schedule is not None:
+            self.bits = BitScheduler(self.model, config.schedule, self.total_steps)
         self.history: list[dict[str, float]] = []
         self._sums = torch.zeros(3, dtype=torch.float64)  # train loss, correct, count
 
@@ -64,12 +68,19 @@ class Training(pl.LightningModule):
         self.log("loss", loss, prog_bar=True)
         return loss
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Take the forward bits of the step; they follow from its number alone."""
+        if self.bits is not None:
+            self.bits.at(self.global_step)
+
     def on_train_epoch_start(self) -> None:
         """Start the epoch's means."""
         self._sums.zero_()
 
     def on_validation_epoch_start(self) -> None:
-        """Start the test means."""
+        """Start the test means, in the most bits."""
+        if self.bits is not None:
+            set_bits(self.model, self.bits.schedule.high)
         self._test = torch.zeros(3, dtype=torch.float64)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -213,6 +224,8 @@ def train(
             config.plan if training.dtype_of_run == torch.float32 else Plan.uniform("bf16"),
             data.input_shape,
             dtype=torch.long if data.kind == "text" else training.dtype_of_run,
+            schedule=config.schedule,
+            steps=training.total_steps,
         ),
         history=tuple(training.history),
         seconds=seconds,

@@ -1,5 +1,6 @@
 """Converting modules: convert, restore, and what looks into a converted model."""
 
+from .bits import set_bits
 from .convert import convert, restore
 from .discover import called, follow
 from .report import ConversionReport, conversion_report
@@ -21,6 +22,7 @@ __all__ = [
     "meta_copy",
     "plan_of",
     "restore",
+    "set_bits",
     "tells",
     "watch_roundings",
     "without_rounding",

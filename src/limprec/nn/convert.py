@@ -7,10 +7,9 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from ..errors import ConversionError
-from ..kernels.carrier import check_carrier, is_identity
-from ..plan import DELAYED, TENSOR_ROLES, LayerPlan, Plan, classifier_of, find_kinds
+from ..plan import DELAYED, Plan, classifier_of, find_kinds
 from .discover import Trace, discover
-from .fitting import check_way
+from .fitting import check_dtype, check_way
 from .intercept import place, unplace
 from .place import PLACE, Place
 from .report import warn_left
@@ -89,7 +88,7 @@ def convert(
     last = trace.last or classifier_of(model)
     for name, layer in plans.items():
         if name in modules:
-            _check_dtype(modules[name], layer)
+            check_dtype(modules[name], layer)
         check_way(way, layer, is_last=name == last)
     state = ModelState(plan, RandomState(seed), way, saving)
     state.left.update(trace.left)
@@ -133,19 +132,6 @@ def _choice(option: str, kind: type[Choice], name: str) -> Choice:
         raise ConversionError(
             "convert", f"unknown {option} {name!r}", "use one of " + ", ".join(kind)
         ) from None
-
-
-def _check_dtype(module: nn.Module, plan: LayerPlan) -> None:
-    for parameter in module.parameters(recurse=False):
-        if parameter.is_floating_point():
-            for role in (r for r in TENSOR_ROLES if r in plan.kind.roles):
-                if not is_identity(plan[role].format, parameter.dtype):
-                    operation = f"convert: {role} of layer {plan.name!r}"
-                    check_carrier(plan[role].format, parameter.dtype, operation)
-            if plan.accumulator is not None:
-                operation = f"convert: accumulator of layer {plan.name!r}"
-                check_carrier(plan.accumulator.precision.format, parameter.dtype, operation)
-            return
 
 
 def _save_random(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from ..errors import ConversionError, LimprecError
-from ..kernels.carrier import STORAGE_FORMATS, holds, is_identity
+from ..kernels.carrier import STORAGE_FORMATS, check_carrier, holds, is_identity
 from ..kernels.matmul.operands import why_not_real
 from ..plan import TENSOR_ROLES, Group, LayerPlan
 from .state import Compute
@@ -40,6 +41,24 @@ def check_way(way: Compute, plan: LayerPlan, *, is_last: bool) -> None:
                 f"{role} {plan[role]} of layer {plan.name!r} with compute={str(way)!r}: {why}",
                 "use compute='exact', or fp32 for all roles of the layer",
             )
+
+
+def check_dtype(module: nn.Module, plan: LayerPlan) -> None:
+    """Refuse a layer with a format that the dtype of its parameters does not hold.
+
+    Raises:
+        FormatError: with layer, role and remedy.
+    """
+    for parameter in module.parameters(recurse=False):
+        if parameter.is_floating_point():
+            for role in (r for r in TENSOR_ROLES if r in plan.kind.roles):
+                if not is_identity(plan[role].format, parameter.dtype):
+                    operation = f"convert: {role} of layer {plan.name!r}"
+                    check_carrier(plan[role].format, parameter.dtype, operation)
+            if plan.accumulator is not None:
+                operation = f"convert: accumulator of layer {plan.name!r}"
+                check_carrier(plan.accumulator.precision.format, parameter.dtype, operation)
+            return
 
 
 def check_accumulator(plan: LayerPlan) -> None:

@@ -23,7 +23,7 @@ from .handlers import HANDLERS
 from .leftovers import Leftovers
 from .place import PLACE, Place
 from .report import warn_left
-from .state import Frame, ModelState, function_index
+from .state import Frame, LayerState, ModelState, function_index
 
 
 class Interceptor(TorchFunctionMode):
@@ -113,12 +113,13 @@ class Forward:
 class Repr:
     """A module's ``extra_repr`` within a converted model: its own facts, then every precision."""
 
-    def __init__(self, module: nn.Module, plan: LayerPlan) -> None:
-        self.module, self.plan = module, plan
+    def __init__(self, module: nn.Module, layer: LayerState) -> None:
+        self.module, self.layer = module, layer
 
     def __call__(self) -> str:
         """Return one line."""
-        roles = (f"{role}={self.plan.shown(role)}" for role in self.plan.kind.roles)
+        plan = self.layer.plan
+        roles = (f"{role}={plan.shown(role)}" for role in plan.kind.roles)
         own = type(self.module).extra_repr(self.module)
         return ", ".join(filter(None, (own, *(r for r in roles if not r.endswith("=-")))))
 
@@ -140,7 +141,7 @@ def place(model: nn.Module, state: ModelState, plans: Mapping[str, LayerPlan]) -
         setattr(module, PLACE, Place(name, state, layer, module is model))
         module.forward = Forward(module)
         if layer is not None:
-            module.extra_repr = Repr(module, layer.plan)
+            module.extra_repr = Repr(module, layer)
             if layer.plan.is_planned:
                 for parameter in own_parameters(module):
                     state.tag(layer, parameter)

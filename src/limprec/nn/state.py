@@ -115,7 +115,12 @@ class LayerState:
 
     def __post_init__(self) -> None:
         """Look up what every call asks for."""
-        self.name, self.group = self.plan.name, self.plan.kind.group
+        self.name, self.group, self.planned = self.plan.name, self.plan.kind.group, self.plan
+        self.set_bits(self.model.bits)
+
+    def set_bits(self, bits: int | None) -> None:
+        """Run weights and activations in so many bits, None for those of the plan."""
+        self.plan = self.planned if bits is None else self.planned.at_bits(bits)
         self._plain = frozenset(filter(self._is_identity, _CARRIERS))
 
     @property
@@ -308,6 +313,8 @@ class ModelState:
         self.tell: Callable[..., None] | None = None
         """Called with layer, role, before, after and precision of each rounding."""
         self.rounds = True
+        self.bits: int | None = None
+        """Of weights and activations while a schedule moves them, None for those of the plan."""
         self.left: dict[str, str] = {}
         """What cannot be converted -> why."""
         self.tags = Tags()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from ..formats import Precision
+from ..formats import Affine, DynamicFixedPoint, Precision
 from .accumulator import Accumulator
 from .kinds import KINDS, Group, Kind
 from .roles import FP32, Roles
+
+_WITH_BITS = (DynamicFixedPoint, Affine)
 
 STORED = "parameter"
 """What a plan's optimizer calls the parameters themselves."""
@@ -92,6 +94,29 @@ class LayerPlan:
         """Return the precision of a tensor's role."""
         precision: Precision = getattr(self, role)
         return precision
+
+    @property
+    def has_bits(self) -> bool:
+        """Whether ``at_bits`` can change it."""
+        return any(isinstance(p.format, _WITH_BITS) for p in (self.weight, self.activation))
+
+    def at_bits(self, bits: int) -> LayerPlan:
+        """Return the plan with weights and activations of so many bits.
+
+        Dynamic fixed point and affine integers alone: their range follows the tensor. What is of
+        another kind, fp32 for one, stays.
+
+        Raises:
+            FormatError: for bits that the format cannot have.
+        """
+
+        def changed(precision: Precision) -> Precision:
+            fmt = precision.format
+            if not isinstance(fmt, _WITH_BITS):
+                return precision
+            return replace(precision, format=replace(fmt, bits=bits))
+
+        return replace(self, weight=changed(self.weight), activation=changed(self.activation))
 
     def stored(self, role: str, optimizer: Mapping[str, Precision]) -> Precision:
         """Return how a parameter, ``weight`` or ``bias``, is kept between steps.

@@ -1,5 +1,6 @@
 """Precision that changes during training."""
 
+from .bits import BitScheduler
 from .cyclic import Cyclic
 
-__all__ = ["Cyclic"]
+__all__ = ["BitScheduler", "Cyclic"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from ..errors import LimprecError, PlanError
+
+_TEXT = re.compile(r"(\d+)-(\d+)(?:x(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,25 @@ class Cyclic:
             raise PlanError("Cyclic", f"{self.low} to {self.high} bits", "give 2 <= low <= high")
         if self.cycles < 1:
             raise PlanError("Cyclic", f"{self.cycles} cycles", "give 1 or more")
+
+    @classmethod
+    def parse(cls, text: str) -> Cyclic:
+        """Return the schedule of ``3-8``, or of ``3-8x16`` for 16 cycles; printing gives it back.
+
+        Raises:
+            PlanError: for another text, or as the class.
+        """
+        match = _TEXT.fullmatch(text)
+        if not match:
+            raise PlanError(
+                "Cyclic", f"schedule {text!r}", "write e.g. 3-8, or 3-8x16 for 16 cycles"
+            )
+        low, high, cycles = match.groups()
+        return cls(int(low), int(high), int(cycles or cls.cycles))
+
+    def __str__(self) -> str:
+        """Return what ``parse`` reads."""
+        return f"{self.low}-{self.high}x{self.cycles}"
 
     def bits(self, step: int, total: int) -> int:
         """Return the forward bits at a step.
