@@ -57,7 +57,7 @@ def both(x: Tensor, weight: Tensor, options: Options, how: Roundings, grad: Tens
     for held in (None, False, True):
         a, w = x.clone().requires_grad_(), weight.clone().requires_grad_()
         given = a, w, options, how
-        y = by_torch(*given) if held is None else exact_conv(*given, held)
+        y = by_torch(*given) if held is None else exact_conv(*given, (held, held))
         e = torch.randn_like(y).mul_(1e-3) if grad is None else grad.expand_as(y)
         y.backward(e)
         results.append((bits(y), bits(a.grad), bits(w.grad)))
@@ -120,7 +120,7 @@ def test_what_float32_might_round_or_spoil_is_left_to_torch(where: str, value: f
     for own in (False, True):
         a, w = given["x"].clone().requires_grad_(), given["weight"].clone().requires_grad_()
         how = roundings()
-        y = exact_conv(a, w, options, how, False) if own else by_torch(a, w, options, how)
+        y = exact_conv(a, w, options, how, (False, True)) if own else by_torch(a, w, options, how)
         y.backward(given["grad"])
         results.append((y.detach(), a.grad, w.grad))
     for one, other in zip(*results, strict=True):
@@ -166,7 +166,7 @@ def test_a_weight_that_was_written_to_is_refused() -> None:
     x_shape, weight_shape, options = CASES["3 x 3"]
     x, weight = torch.randn(x_shape, requires_grad=True), torch.randn(weight_shape)
     weight.requires_grad_()
-    y = exact_conv(x, weight, options, roundings(), False)
+    y = exact_conv(x, weight, options, roundings(), (False, True))
     with torch.no_grad():
         weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -181,7 +181,7 @@ def test_what_waits() -> None:
     for held in (False, True):
         saved.clear()
         with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-            exact_conv(x.requires_grad_(), weight, options, roundings(), held)
+            exact_conv(x.requires_grad_(), weight, options, roundings(), (held, True))
         first, *rest = saved
         assert first is x if held else first.dtype == torch.int8
         assert first.shape == x.shape

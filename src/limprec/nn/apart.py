@@ -150,7 +150,8 @@ def _saved(ctx: Any, place: int) -> Tensor:
     if torch.is_grad_enabled():  # someone will differentiate again
         tensor: Tensor = ctx.saved_tensors[place]
         return tensor
-    return unpack(ctx._raw_saved_tensors[place].data)
+    saved = ctx._raw_saved_tensors[place]
+    return unpack(saved.data) if hasattr(saved, "data") else ctx.saved_tensors[place]
 
 
 def _each(value: int | Sequence[int], axes: int) -> tuple[int, ...]:

@@ -12,9 +12,10 @@ from .discover import Trace, discover
 from .fitting import check_dtype, check_way
 from .intercept import place, unplace
 from .place import PLACE, Place
+from .random_state import RandomState
 from .report import warn_left
 from .scales import PREFIX
-from .state import Compute, ModelState, RandomState, Saved
+from .state import Compute, ModelState, Saved
 
 Model = TypeVar("Model", bound=nn.Module)
 Choice = TypeVar("Choice", Compute, Saved)

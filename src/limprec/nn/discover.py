@@ -15,7 +15,8 @@ from ..errors import ConversionError, LimprecError
 from ..plan import Call, LayerPlan, Plan, can_classify, find_kinds
 from .intercept import place
 from .leftovers import Leftovers
-from .state import ModelState, RandomState
+from .random_state import RandomState
+from .state import ModelState
 from .twin import meta_copy
 
 

@@ -79,7 +79,10 @@ def exact_product(
     how = roundings_of(layer, call, x.dtype)
     if not is_proven(x, weight, options, how):
         return None
-    return exact_conv(x, weight, options, how, layer.model.is_given(x))
+    again = layer.model.saves_codes
+    return exact_conv(
+        x, weight, options, how, (again and layer.model.is_given(x), again and weight.is_leaf)
+    )
 
 
 def multiply_pair(layer: LayerState, call: int, a: Tensor, b: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def multiply(
         if product is not None and (asked or integers.pays(operator, tensors)):
             return integers.compute(layer, call, product, tensors)
         way = way_of(layer, first, integers=False)
-    if layer.model.saves_codes:
+    if operator.is_convolution:
         y = integers.exact_product(layer, call, operator, args, kwargs)
         if y is not None:
             return y

@@ -60,16 +60,17 @@ def is_proven(x: Tensor, weight: Tensor, options: Options, roundings: Roundings)
 
 
 def exact_conv(
-    x: Tensor, weight: Tensor, options: Options, roundings: Roundings, held: bool
+    x: Tensor, weight: Tensor, options: Options, roundings: Roundings, again: tuple[bool, bool]
 ) -> Tensor:
     """Return ``F.conv*d`` of rounded operands, its error and gradients rounded: PyTorch's bits.
 
     Args:
         x: (B, C, *sizes); ``is_proven`` of all arguments but the last.
-        weight: (O, C / groups, *kernel); a leaf is rounded again on the way back.
+        weight: (O, C / groups, *kernel).
         options: of the convolution.
         roundings: of each operand; those of the bias do not count.
-        held: whether somebody else holds ``x`` until the way back, so that it is rounded again.
+        again: whether somebody else holds ``x``, and the weight, until the way back, so that it
+            is rounded again then; codes wait otherwise.
 
     Returns:
         (B, O, *positions). NaN where the float32 convolution of the rounded operands is NaN.
@@ -78,7 +79,7 @@ def exact_conv(
         RuntimeError: from PyTorch, for shapes that do not fit, on the way back for a tensor to be
             rounded again that was written to, and for a second derivative.
     """
-    return apply(_Exact, x, weight, options, roundings, held)
+    return apply(_Exact, x, weight, options, roundings, again)
 
 
 class _Exact(torch.autograd.Function):
@@ -86,7 +87,12 @@ class _Exact(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, options: Options, roundings: Roundings, held: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        options: Options,
+        roundings: Roundings,
+        again: tuple[bool, bool],
     ) -> Tensor:
         """Round to codes, convolve, and keep what the way back needs."""
         a, w = (
@@ -97,7 +103,6 @@ class _Exact(torch.autograd.Function):
         ctx.geometry = geometry = _geometry(weight, options)
         ctx.sizes = x.shape, weight.shape
         need_x, need_weight = ctx.needs_input_grad[:2]
-        again = held, weight.is_leaf
         kept = [
             _keep(t, codes, rounds) if needed else (None, None)
             for t, codes, rounds, needed in zip(
