@@ -70,11 +70,12 @@ def exact_product(
 
     None where that is not known: convolutions without bias are taken, see ``exact_conv``.
     """
-    options, given = options_of(operator, args, kwargs), operator.given(args, kwargs)
-    if options is None or given.get("bias") is not None:
-        return None
+    given = operator.given(args, kwargs)
     x, weight = given["input"], given["weight"]
-    if not may_prove(layer, x) or not pays(operator, given):
+    if given.get("bias") is not None or not may_prove(layer, x) or not pays(operator, given):
+        return None
+    options = options_of(operator, args, kwargs)
+    if options is None:
         return None
     how = roundings_of(layer, call, x.dtype)
     if not is_proven(x, weight, options, how):

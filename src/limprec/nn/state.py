@@ -81,6 +81,13 @@ class LayerState:
         """Run weights and activations in so many bits, None for those of the plan."""
         self.plan = self.planned if bits is None else self.planned.at_bits(bits)
         self._plain = frozenset(filter(self._is_identity, _CARRIERS))
+        self._precisions = {
+            (role, dtype): None if is_identity(self.plan[role].format, dtype) else self.plan[role]
+            for role in TENSOR_ROLES
+            for dtype in _CARRIERS
+        }
+        self.ways: dict[Compute, bool] = {}
+        """Whether its products are computed in a way, as far as it was asked; see ``ways``."""
 
     @property
     def tell(self) -> Teller | None:
@@ -106,9 +113,7 @@ class LayerState:
 
     def precision(self, role: str, dtype: torch.dtype) -> Precision | None:
         """Return what a role of a dtype is rounded to, None if it is left as it is."""
-        if is_identity(self.plan[role].format, dtype):
-            return None
-        return self.plan[role]
+        return self._precisions[role, dtype]
 
     def key(self, precision: Precision | None, stream: str, call: int) -> Key | TracedKey | None:
         """Return the random key of a tensor of the layer's ``call``-th product of this forward."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from ..kernels.matmul.operands import has_native
 from .fitting import can
 from .state import Compute, LayerState
 
-_can = lru_cache(maxsize=4096)(can)
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -28,23 +26,34 @@ def way_of(layer: LayerState, x: Tensor, *, integers: bool = True) -> Compute:
         x: an operand.
         integers: whether the function at hand has an integer product.
     """
-    asked, plan = layer.model.compute, layer.plan
+    asked = layer.model.compute
     if asked is Compute.EXACT:
         return asked
     if asked is Compute.REAL:
-        return asked if integers and _can(asked, plan) else Compute.EXACT
-    if integers and has_fast_integers(layer, x) and _can(Compute.REAL, plan):
+        return asked if integers and _can(asked, layer) else Compute.EXACT
+    if integers and has_fast_integers(layer, x) and _can(Compute.REAL, layer):
         return Compute.REAL
-    if has_fast_bfloat16(x.device) and _can(Compute.FAST, plan):
+    if has_fast_bfloat16(x.device) and _can(Compute.FAST, layer):
         return Compute.FAST
     return Compute.EXACT
 
 
 def may_prove(layer: LayerState, x: Tensor) -> bool:
     """Whether products in the carrier may be computed on integers, if these give its bits."""
-    plan, model = layer.plan, layer.model
-    exact = model.compute is Compute.EXACT and plan.accumulator is None and model.tell is None
-    return exact and has_fast_integers(layer, x) and _can(Compute.REAL, plan)
+    model = layer.model
+    exact = model.compute is Compute.EXACT and model.tell is None
+    proves = exact and layer.plan.accumulator is None and _can(Compute.REAL, layer)
+    return proves and has_fast_integers(layer, x)
+
+
+def _can(way: Compute, layer: LayerState) -> bool:
+    """``can`` of the layer's plan, asked once."""
+    if torch.compiler.is_compiling():  # which would guard what is noted
+        return can(way, layer.plan)
+    known = layer.ways.get(way)
+    if known is None:
+        known = layer.ways[way] = can(way, layer.plan)
+    return known
 
 
 def has_fast_integers(layer: LayerState, x: Tensor) -> bool:
