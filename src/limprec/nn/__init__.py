@@ -1,6 +1,6 @@
 """Converting modules: convert, restore, and what looks into a converted model."""
 
-from .bits import set_bits
+from .bits import learn_bits, learnable_layers, set_bits
 from .convert import convert, restore
 from .discover import called, follow
 from .report import ConversionReport, conversion_report
@@ -19,6 +19,8 @@ __all__ = [
     "convert",
     "follow",
     "layer_plan",
+    "learn_bits",
+    "learnable_layers",
     "meta_copy",
     "plan_of",
     "restore",

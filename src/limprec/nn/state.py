@@ -17,6 +17,7 @@ from ..kernels import Key, TracedKey, round_through
 from ..kernels.carrier import is_identity
 from ..kernels.stored import Codes
 from ..plan import BESIDE_ROLES, DELAYED, FP32, TENSOR_ROLES, Call, Group, LayerPlan, Plan
+from .learning import Learner
 from .random_state import RandomState
 from .saving import Kept
 from .scales import Scales
@@ -75,6 +76,7 @@ class LayerState:
     def __post_init__(self) -> None:
         """Look up what every call asks for."""
         self.name, self.group, self.planned = self.plan.name, self.plan.kind.group, self.plan
+        self.learner: Learner | None = None
         self.set_bits(self.model.bits)
 
     def set_bits(self, bits: int | None) -> None:
@@ -157,6 +159,21 @@ class LayerState:
             back_stream: likewise going back.
             kept: notes the codes of the result, for autograd to save.
         """
+        y = self._round(x, call, forward, backward, stream, back_stream, kept)
+        if self.learner is None or forward is None:
+            return y
+        return self.learner.follow(x, y, self.plan[forward].format)
+
+    def _round(
+        self,
+        x: Tensor,
+        call: int,
+        forward: str | None,
+        backward: str | None,
+        stream: str | None,
+        back_stream: str | None,
+        kept: Kept | None,
+    ) -> Tensor:
         ahead = self._followed(forward, x.dtype, stream or forward, call)
         back = self._followed(backward, x.dtype, back_stream or backward, call)
         if (tell := self.tell) is not None:

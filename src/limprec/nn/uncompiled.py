@@ -16,6 +16,7 @@ _UNSEEN = (
     "limprec: a function is met for the first time; give example_inputs to lp.convert, or run the"
     " model once before it is compiled"
 )
+_LEARNED = "limprec: learned bits are not compiled: they are no constant of a graph"
 _LATE = "limprec: delayed scales are not compiled; use tensors = 'current' in [scaling]"
 
 
@@ -36,6 +37,18 @@ def refuse_delayed() -> None:
         "convert",
         "delayed scales in a graph that is compiled",
         "use tensors = 'current' in [scaling], or do not compile",
+    )
+
+
+@torch.compiler.disable(reason=_LEARNED)  # type: ignore[no-untyped-call, untyped-decorator]
+def refuse_learned() -> None:
+    """Refuse learned bits; where one whole graph is wanted PyTorch does, with the reason.
+
+    Raises:
+        ConversionError: always.
+    """
+    raise ConversionError(
+        "LearnedBits", "learned bits in a graph that is compiled", "do not compile the model"
     )
 
 

@@ -41,7 +41,7 @@ def way_of(layer: LayerState, x: Tensor, *, integers: bool = True) -> Compute:
 def may_prove(layer: LayerState, x: Tensor) -> bool:
     """Whether products in the carrier may be computed on integers, if these give its bits."""
     model = layer.model
-    exact = model.compute is Compute.EXACT and model.tell is None
+    exact = model.compute is Compute.EXACT and model.tell is None and layer.learner is None
     proves = exact and layer.plan.accumulator is None and _can(Compute.REAL, layer)
     return proves and has_fast_integers(layer, x)
 

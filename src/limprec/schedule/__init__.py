@@ -2,5 +2,6 @@
 
 from .bits import BitScheduler
 from .cyclic import Cyclic
+from .learnable import Learnable, LearnedBits
 
-__all__ = ["BitScheduler", "Cyclic"]
+__all__ = ["BitScheduler", "Cyclic", "Learnable", "LearnedBits"]
