@@ -312,3 +312,45 @@ def test_compiled_graphs_give_the_same(name: str) -> None:
     torch.compiler.reset()
     compiled = torch.compile(kept, backend="aot_eager", fullgraph=True)
     assert_same(compiled(x), kept(x), x)
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="no extension")
+@pytest.mark.parametrize("name", ["dfx8", "dfx5", "dfx8:stochastic", "dfx6:stochastic16"])
+@pytest.mark.parametrize("shape", [(9, 7), (2, 3, 40, 130), (3, 70, 1), (2, 1, 5000)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_of_a_tensor(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Bands of rows, each with its first columns: their codes are those of the whole."""
+    precision, key = parse_precision(name), Key(seed=5, stream=3, step=2, offset=12)
+    rows, columns = shape[-2:]
+    starts = sorted({0, rows // 3, rows // 2})
+    bands = [
+        (slice(start, stop), slice(max(1, columns * stop // rows)))
+        for start, stop in zip(starts, [*starts[1:], rows], strict=True)
+    ]
+    x = torch.zeros(shape, dtype=dtype)
+    g = torch.Generator().manual_seed(1)
+    for scale, band in enumerate(bands):
+        x[..., *band] = torch.randn(x[..., *band].shape, generator=g).to(dtype) * 2.0**-scale
+    parts = [x[..., *band].contiguous() for band in bands]
+    assert all(stored.can_store_part(part, precision) for part in parts)
+    most = max(stored.magnitude(part, precision) for part in parts)
+    codes, scale = torch.zeros(shape, dtype=torch.int8), torch.empty(())
+    for part, band in zip(parts, bands, strict=True):
+        stored.round_part(part, codes[..., *band], scale, precision, key, most)
+    whole = round_to_codes(x, precision, key)
+    assert torch.equal(codes, whole.codes)
+    assert scale == whole.scale
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="no extension")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_part_that_is_not_finite(bad: float) -> None:
+    precision = parse_precision("dfx8")
+    parts = [torch.ones(3, 4), torch.ones(3, 4)]
+    parts[1][2, 1] = bad
+    most = max(stored.magnitude(part, precision) for part in parts)
+    codes, scale = torch.ones(6, 4, dtype=torch.int8), torch.empty(())
+    for i, part in enumerate(parts):
+        stored.round_part(part, codes[3 * i : 3 * i + 3], scale, precision, None, most)
+        assert scale.isnan()
+    assert not codes.any()
