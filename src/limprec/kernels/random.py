@@ -70,6 +70,12 @@ class Key:
                     "random key", f"{field} is {value!r}", f"give an integer from 0 to 2^{bits} - 1"
                 )
 
+    @property
+    def arguments(self) -> tuple[int, int, int, int]:
+        """Seed, stream, step and offset as operators take them, in signed integers."""
+        seed = self.seed if self.seed < 2**63 else self.seed - 2**64
+        return seed, self.stream, self.step, self.offset
+
 
 @dataclass(frozen=True, eq=False)
 class TracedKey:

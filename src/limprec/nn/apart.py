@@ -6,15 +6,15 @@ is widened here, and let go before the next; the numbers are those of PyTorch, b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels.matmul.exact_conv import Options, convolution_back, stand_in
-from .operators import Args, Kwargs, Operator
+from ..kernels.matmul.exact_conv import Options, convolution, convolution_back, stand_in
+from .forms import each
+from .operators import Operator
 from .saving import unpack
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
@@ -29,8 +29,7 @@ class Convolution(NamedTuple):
 
     def ahead(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the convolution."""
-        function = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
-        return function(x, weight, bias, *self.options)
+        return convolution(x, weight, bias, self.options)
 
     def by_weight(self, e: Tensor, x: Tensor, weight: Seen, bias: bool, needed: bool) -> _Pair:
         """Return the gradients with respect to weight and bias."""
@@ -69,23 +68,23 @@ class Seen(NamedTuple):
     stride: tuple[int, ...]
 
 
+Given = dict[str, Any]
+"""Arguments of a function by name."""
 _Pair = tuple[Tensor | None, Tensor | None]
 
 
-def way_back(operator: Operator, args: Args, kwargs: Kwargs) -> Convolution | Linear | None:
+def way_back(operator: Operator, given: Given) -> Convolution | Linear | None:
     """Return how the gradients of a function's operands are computed, None where PyTorch does."""
-    given = operator.given(args, kwargs)
     x, weight = given["input"], given.get("weight")
     if operator.word == "linear" and weight is not None:
         plain = x.ndim > 1 and weight.ndim == 2 and x.is_contiguous() and weight.is_contiguous()
         return Linear() if plain and x.numel() and x.device.type in _DEVICES else None
-    options = options_of(operator, args, kwargs)
+    options = options_of(operator, given)
     return None if options is None else Convolution(options)
 
 
-def options_of(operator: Operator, args: Args, kwargs: Kwargs) -> Options | None:
+def options_of(operator: Operator, given: Given) -> Options | None:
     """Return the options of a convolution of a batch with padding in numbers, None of others."""
-    given = operator.given(args, kwargs)
     padding = given.get("padding", 0)
     if operator.word not in _CONVOLUTIONS or isinstance(padding, str):
         return None
@@ -94,18 +93,17 @@ def options_of(operator: Operator, args: Args, kwargs: Kwargs) -> Options | None
         return None
     stride, dilation = given.get("stride", 1), given.get("dilation", 1)
     stride, padding, dilation = (
-        _each(value, weight.ndim - 2) for value in (stride, padding, dilation)
+        each(value, weight.ndim - 2) for value in (stride, padding, dilation)
     )
     return Options(stride, padding, dilation, given.get("groups", 1))
 
 
-def multiply(how: Convolution | Linear, operator: Operator, args: Args, kwargs: Kwargs) -> Tensor:
+def multiply(how: Convolution | Linear, given: Given) -> Tensor:
     """Return the function of rounded operands; ``how`` is ``way_back`` of the others.
 
     Within ``Kept.saving``, whose codes then wait for the way back. A second derivative is that of
     the same functions.
     """
-    given = operator.given(args, kwargs)
     y: Tensor = _Apart.apply(  # type: ignore[no-untyped-call]
         given["input"], given["weight"], given.get("bias"), how
     )
@@ -152,8 +150,3 @@ def _saved(ctx: Any, place: int) -> Tensor:
         return tensor
     saved = ctx._raw_saved_tensors[place]
     return unpack(saved.data) if hasattr(saved, "data") else ctx.saved_tensors[place]
-
-
-def _each(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * axes if len(values) == 1 else values

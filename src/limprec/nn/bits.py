@@ -27,7 +27,7 @@ def set_bits(model: nn.Module, bits: int | Mapping[str, int] | None) -> int:
             layers stay as they are.
 
     Returns:
-        How many layers changed. Functions that are called for the first time later follow too,
+        How many layers run in them. Functions that are called for the first time later follow too,
         unless ``bits`` names the layers.
 
     Raises:
@@ -47,8 +47,9 @@ def set_bits(model: nn.Module, bits: int | Mapping[str, int] | None) -> int:
         each: dict[str, int | None] = dict(bits)
     else:
         each = dict.fromkeys(moving, bits)
-    modules = dict(model.named_modules())
-    for name, own in each.items():
+    changed = {name: own for name, own in each.items() if moving[name].bits != own}
+    modules = dict(model.named_modules()) if changed else {}
+    for name, own in changed.items():
         if own is None:
             continue
         moved = moving[name].planned.at_bits(own)
@@ -58,7 +59,7 @@ def set_bits(model: nn.Module, bits: int | Mapping[str, int] | None) -> int:
             check_way(state.compute, moved, is_last=False)
     if not isinstance(bits, Mapping):
         state.bits = bits
-    for name, own in each.items():
+    for name, own in changed.items():
         moving[name].set_bits(own)
     return len(each)
 

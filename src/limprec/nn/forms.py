@@ -136,18 +136,19 @@ def _convolution(
 ) -> Tensor:
     dimensions = weight.dim() - 2
     x = input if input.dim() == weight.dim() else input[None]
-    dilations = _each(dilation, dimensions)
+    dilations = each(dilation, dimensions)
     if padding == "same":
         whole = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
         x = F.pad(x, [n for w in reversed(whole) for n in (w // 2, w - w // 2)])
     zeros = 0 if isinstance(padding, str) else padding
-    operation = Convolution(_each(stride, dimensions), _each(zeros, dimensions), dilations, groups)
+    operation = Convolution(each(stride, dimensions), each(zeros, dimensions), dilations, groups)
     y = contract(x, weight, operation)
     y = y if input.dim() == weight.dim() else y[0]
     return y if bias is None else y + bias.view(-1, *[1] * dimensions)
 
 
-def _each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+def each(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    """Return an option of a convolution, one number a dimension."""
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * dimensions if len(values) == 1 else values
 

@@ -74,7 +74,7 @@ def exact_product(
     x, weight = given["input"], given["weight"]
     if given.get("bias") is not None or not may_prove(layer, x) or not pays(operator, given):
         return None
-    options = options_of(operator, args, kwargs)
+    options = options_of(operator, given)
     if options is None:
         return None
     how = roundings_of(layer, call, x.dtype)

@@ -79,15 +79,10 @@ def multiply(
         if bias is not None:
             args, kwargs = operator.replaced(args, kwargs, {"bias": None})
     args, kwargs = operator.replaced(args, kwargs, rounded)
-    if kept is None:
-        y = (own or func)(*args, **kwargs)
-    else:
-        with kept.saving() as narrow:
-            how = apart.way_back(operator, args, kwargs) if narrow and own is None else None
-            if how is None:
-                y = (own or func)(*args, **kwargs)
-            else:
-                y = apart.multiply(how, operator, args, kwargs)
+    with nullcontext(False) if kept is None else kept.saving() as narrow:
+        given = operator.given(args, kwargs)
+        how = apart.way_back(operator, given) if narrow and own is None else None
+        y = (own or func)(*args, **kwargs) if how is None else apart.multiply(how, given)
     if fast:
         y = y.to(dtype)
         if bias is not None:

@@ -81,13 +81,19 @@ class LayerState:
 
     def set_bits(self, bits: int | None) -> None:
         """Run weights and activations in so many bits, None for those of the plan."""
+        self.bits = bits
         self.plan = self.planned if bits is None else self.planned.at_bits(bits)
-        self._plain = frozenset(filter(self._is_identity, _CARRIERS))
         self._precisions = {
             (role, dtype): None if is_identity(self.plan[role].format, dtype) else self.plan[role]
             for role in TENSOR_ROLES
             for dtype in _CARRIERS
         }
+        self._plain = frozenset(
+            dtype
+            for dtype in _CARRIERS
+            if self.plan.accumulator is None
+            and all(self._precisions[role, dtype] is None for role in TENSOR_ROLES)
+        )
         self.ways: dict[Compute, bool] = {}
         """Whether its products are computed in a way, as far as it was asked; see ``ways``."""
 
@@ -100,10 +106,6 @@ class LayerState:
     def is_plain(self, dtype: torch.dtype) -> bool:
         """Whether tensors of a dtype pass through the layer as they are."""
         return dtype in self._plain and self.model.tell is None
-
-    def _is_identity(self, dtype: torch.dtype) -> bool:
-        formats = (self.plan[role].format for role in TENSOR_ROLES)
-        return self.plan.accumulator is None and all(is_identity(fmt, dtype) for fmt in formats)
 
     @property
     def is_random_forward(self) -> bool:
@@ -236,7 +238,7 @@ class LayerState:
 
     def round_bias(self, bias: Tensor, call: int) -> Tensor:
         """Return Qb(b), with Qg behind it; a bias that is not rounded keeps its gradient too."""
-        if is_identity(self.plan.bias.format, bias.dtype):
+        if self.precision("bias", bias.dtype) is None:
             return bias
         return self.round(bias, call, "bias", "gradient", back_stream="bias gradient")
 

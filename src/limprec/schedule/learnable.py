@@ -142,9 +142,7 @@ class LearnedBits(nn.Module):
                     "skip the optimizer's step where gradients are not finite, or train slower",
                 )
         bits = {name: self.rule.bits(beta) for name, beta in values.items()}
-        changed = {name: n for name, n in bits.items() if self.bits.get(name) != n}
-        if changed:
-            set_bits(self._model[0], changed)
+        set_bits(self._model[0], bits)
         self.bits = bits
 
     def penalty(self) -> Tensor:

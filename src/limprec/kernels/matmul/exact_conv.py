@@ -16,16 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...formats import Affine, FixedPoint
+from ...formats import Affine
 from ..masks import is_dense
 from ..stored import Codes, round_to_codes, widen
 from .code_convolutions import convolve, convolve_back, weight_gradient
-from .integer import SYMMETRIC_PEAK
+from .integer import FLOAT32_WHOLE, SYMMETRIC_PEAK
 from .real import Role, Roundings, apply, peak, round_in_place
 from .windows import Geometry, Sizes
 
-_EXACT = 2**24
-"""Integers up to here are float32 numbers."""
 _MARGIN = 1.02
 """For what float32 rounds in sums that bound, and for -128, which has no magnitude in int8."""
 _SCALES = (2.0**-100, 2.0**80)
@@ -49,14 +47,13 @@ def is_proven(x: Tensor, weight: Tensor, options: Options, roundings: Roundings)
     terms: at most 1040 of 8-bit codes. The tensors are float32 on the CPU and row-major, the
     formats have int8 codes that count a power of two.
     """
-    formats = [role[0].format for role in _operands(roundings)]
-    largest = max(128 if isinstance(fmt, FixedPoint) else 127 for fmt in formats) ** 2
     inputs, kernel = weight.shape[1], weight[0, 0].numel()
     terms = max(inputs, weight.shape[0] // options.groups) * kernel
     plain = x.is_contiguous() and weight.is_contiguous() and x.dtype == torch.float32 and x.is_cpu
     fits = x.shape[1] == inputs * options.groups and weight.shape[0] % options.groups == 0
-    counts = not any(isinstance(fmt, Affine) for fmt in formats)
-    return plain and fits and counts and 0 < terms * largest <= _EXACT
+    roles = roundings.activation, roundings.weight, roundings.error
+    counts = not any(role and isinstance(role[0].format, Affine) for role in roles)
+    return plain and fits and counts and 0 < terms * peak(roundings) <= FLOAT32_WHOLE
 
 
 def exact_conv(
@@ -113,8 +110,7 @@ class _Exact(torch.autograd.Function):
         unit = _unit(a, w)
         positions = geometry.positions(x.shape[2:])
         if unit is None or min(positions) < 1:
-            function = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
-            return function(widen(a), widen(w), None, *options)
+            return convolution(widen(a), widen(w), None, options)
         out = x.new_empty(x.shape[0], weight.shape[0], *positions)
         most = peak(roundings)
         convolve(a.codes, w.codes, geometry, options.groups, unit, out, None, most)
@@ -148,6 +144,11 @@ class _Exact(torch.autograd.Function):
             else:
                 grad_x = _in_float32(e, w, x_size, options, 0)
         return grad_x, grad_weight, None, None, None
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+    """Return PyTorch's convolution."""
+    return (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3](x, weight, bias, *options)
 
 
 def convolution_back(
@@ -191,11 +192,6 @@ def _in_float32(e: Codes, other: Codes, size: torch.Size, options: Options, whic
     return convolution_back(error, *pair, options, mask)[which]
 
 
-def _operands(roundings: Roundings) -> list[Role]:
-    roles = (roundings.activation, roundings.weight, roundings.error)
-    return [role for role in roles if role is not None]
-
-
 def _geometry(weight: Tensor, options: Options) -> Geometry:
     stride, padding, dilation, _ = options
     return Geometry(tuple(weight.shape[2:]), stride, padding, padding, dilation)
@@ -226,11 +222,11 @@ def _unit(a: Codes, b: Codes) -> float | None:
 def _are_exact(e: Codes, a: Codes, geometry: Geometry, groups: int) -> bool:
     """Whether no sum over samples and positions of magnitudes of products goes beyond 2^24."""
     bound = _norms(e.codes).t().mm(_norms(a.codes))
-    if float(bound.amax()) * _MARGIN <= _EXACT:
+    if float(bound.amax()) * _MARGIN <= FLOAT32_WHOLE:
         return True
     left, right = (codes.codes.clamp(min=-127).abs_() for codes in (e, a))
     sums = weight_gradient(left, right, geometry, groups, 1.0, torch.float32, SYMMETRIC_PEAK)
-    return float(sums.amax()) * _MARGIN <= _EXACT
+    return float(sums.amax()) * _MARGIN <= FLOAT32_WHOLE
 
 
 def _norms(codes: Tensor) -> Tensor:

@@ -148,9 +148,8 @@ def launch(
     if precision.rounding is Rounding.STOCHASTIC:
         if key is None:
             raise KernelError("native backend", "stochastic rounding without a key", "pass Key(0)")
-        seed = key.seed if key.seed < 2**63 else key.seed - 2**64  # as a signed integer
         operators = _KEYED
-        arguments = (spec, seed, key.stream, key.step, key.offset)
+        arguments = (spec, *key.arguments)
     try:
         if out is None:
             return operators.fresh(x, *arguments)  # type: ignore[no-any-return]

@@ -106,11 +106,13 @@ struct Rows {
 struct Groups {
   int64_t begin = 0, end = 0;
 
+  void take_in(int64_t first, int64_t last) {
+    begin = end == 0 ? first : std::min(begin, first);
+    end = std::max(end, last + 1);
+  }
   // Terms from `at` on: which of 64 are not 0.
   void see(uint64_t some, int64_t at) {
-    if (some == 0) return;
-    if (end == 0) begin = (at + __builtin_ctzll(some)) / 4;
-    end = (at + 63 - __builtin_clzll(some)) / 4 + 1;
+    if (some) take_in((at + __builtin_ctzll(some)) / 4, (at + 63 - __builtin_clzll(some)) / 4);
   }
 };
 
@@ -150,10 +152,8 @@ VNNI Groups corrections(const Rows& a, int rows, int64_t terms, int32_t* out) {
         sums[v] = _mm512_dpbusd_epi32(sums[v], ones, four);
         some = _mm512_or_si512(some, four);
       }
-      if (_mm512_test_epi8_mask(some, some) == 0) continue;
-      const int64_t group = at / (4 * TILE);
-      if (groups.end == 0) groups.begin = group;
-      groups.end = std::min(group + 4, (terms + 3) / 4);
+      const int64_t group = at / (4 * TILE), last = (terms - 1) / 4;
+      if (_mm512_test_epi8_mask(some, some)) groups.take_in(group, std::min(group + 3, last));
     }
     int32_t each[4 * TILE];
     for (int v = 0; v < 3; v++) _mm512_storeu_si512(each + LANES * v, sums[v]);
@@ -165,14 +165,9 @@ VNNI Groups corrections(const Rows& a, int rows, int64_t terms, int32_t* out) {
     corrections<TILE>(a, terms, out, groups);
     return groups;
   }
-  Groups all{(terms + 3) / 4, 0};
-  for (int r = 0; r < rows; r++) {
-    Groups own;
-    corrections<1>({a.data + r * a.row, a.row, a.next, a.tile}, terms, out + r, own);
-    if (own.end == 0) continue;
-    all = {std::min(all.begin, own.begin), std::max(all.end, own.end)};
-  }
-  return all.end == 0 ? Groups{} : all;
+  for (int r = 0; r < rows; r++)
+    corrections<1>({a.data + r * a.row, a.row, a.next, a.tile}, terms, out + r, groups);
+  return groups;
 }
 
 // Which numbers a tile's sums become.
@@ -198,10 +193,9 @@ struct Distances {
   template <int ROW>
   VNNI_INLINE int64_t of() const {
     constexpr int ODD = ROW % 8 == 0 ? 1 : ROW % 4 == 0 ? ROW / 4 : ROW % 2 == 0 ? ROW / 2 : ROW;
-    if (ROW == 0) return 0;
     const int64_t odd = ODD == 1 ? one : ODD == 3 ? three : ODD == 5 ? five : ODD == 7 ? seven
                         : ODD == 9 ? nine : eleven;
-    return odd * (ROW / (ROW == 0 ? 1 : ODD));
+    return odd * (ROW / ODD);
   }
 };
 

@@ -27,16 +27,9 @@ struct Gathering {
   const Dims& dims;
 
   void operator()(T* buffer, int64_t begin, int64_t n) const {
-    const int64_t run = dims.back().size;
-    int64_t inside = begin % run;
-    for (int64_t number = begin / run; n > 0; number++, inside = 0) {
-      int64_t rest = number, from = inside;
-      for (size_t i = dims.size() - 1; i-- > 0; rest /= dims[i].size)
-        from += rest % dims[i].size * dims[i].from;
-      const int64_t length = std::min(run - inside, n);
-      std::memcpy(buffer, x + from, static_cast<size_t>(length) * sizeof(T));
-      buffer += length, n -= length;
-    }
+    each_run(dims, &Dim::from, begin, n, [&](int64_t at, int64_t from, int64_t length) {
+      std::memcpy(buffer + at, x + from, static_cast<size_t>(length) * sizeof(T));
+    });
   }
 };
 

@@ -55,10 +55,7 @@ def round_to_codes(
         torch.ops.limprec.round_to_codes.default(x, codes, scale, spec)
         return codes, scale
     assert key is not None, "stochastic rounding needs a key"
-    seed = key.seed if key.seed < 2**63 else key.seed - 2**64  # as a signed integer
-    torch.ops.limprec.round_to_codes.keyed(
-        x, codes, scale, spec, seed, key.stream, key.step, key.offset
-    )
+    torch.ops.limprec.round_to_codes.keyed(x, codes, scale, spec, *key.arguments)
     return codes, scale
 
 
@@ -92,18 +89,9 @@ def round_part(
         key: needed for ``stochastic``; that of the whole.
         most: ``magnitude`` of the whole.
     """
-    key = key or _NO_KEY
-    seed = key.seed if key.seed < 2**63 else key.seed - 2**64  # as a signed integer
+    *stream, offset = (key or _NO_KEY).arguments
     torch.ops.limprec.round_part_to_codes.default(
-        x,
-        codes,
-        scale,
-        pack(precision),
-        most,
-        seed,
-        key.stream,
-        key.step,
-        key.offset + codes.storage_offset(),
+        x, codes, scale, pack(precision), most, *stream, offset + codes.storage_offset()
     )
 
 

@@ -50,6 +50,21 @@ inline int64_t reach(const Dims& dims, int64_t Dim::*stride) {
   return last + 1;
 }
 
+// The straight runs of n elements from `begin` on, in the order of dense memory, whose places go by
+// one of the strides; it is 1 along the last dimension. Calls run(how far from begin, place, length).
+template <class Run>
+void each_run(const Dims& dims, int64_t Dim::*stride, int64_t begin, int64_t n, const Run& run) {
+  const int64_t wide = dims.back().size;
+  int64_t inside = begin % wide, number = begin / wide;
+  for (int64_t at = 0, length; at < n; at += length, number++, inside = 0) {
+    int64_t rest = number, place = inside;
+    for (size_t i = dims.size() - 1; i-- > 0; rest /= dims[i].size)
+      place += rest % dims[i].size * dims[i].*stride;
+    length = std::min(wide - inside, n - at);
+    run(at, place, length);
+  }
+}
+
 // Whether surely no two elements of the target share a place.
 inline bool is_injective(Dims dims) {
   std::sort(dims.begin(), dims.end(), [](const Dim& a, const Dim& b) { return a.to < b.to; });

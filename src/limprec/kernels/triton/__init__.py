@@ -87,8 +87,7 @@ def round_to(
     if precision.rounding is Rounding.STOCHASTIC:
         if key is None:
             raise KernelError("triton backend", "stochastic rounding without a key", "pass Key(0)")
-        seed = key.seed if key.seed < 2**63 else key.seed - 2**64  # as a signed integer
-        arguments = (seed, key.stream, key.step, key.offset)
+        arguments = key.arguments
     if out is None:
         return ROUND(x, text, *arguments)  # type: ignore[no-any-return]
     if out is x:
