@@ -79,10 +79,13 @@ def multiply(
         if bias is not None:
             args, kwargs = operator.replaced(args, kwargs, {"bias": None})
     args, kwargs = operator.replaced(args, kwargs, rounded)
-    with nullcontext(False) if kept is None else kept.saving() as narrow:
-        given = operator.given(args, kwargs)
-        how = apart.way_back(operator, given) if narrow and own is None else None
-        y = (own or func)(*args, **kwargs) if how is None else apart.multiply(how, given)
+    if kept is None:  # a compiler cannot leave its graph within a context that has a value
+        y = (own or func)(*args, **kwargs)
+    else:
+        with kept.saving() as narrow:
+            given = operator.given(args, kwargs)
+            how = apart.way_back(operator, given) if narrow and own is None else None
+            y = (own or func)(*args, **kwargs) if how is None else apart.multiply(how, given)
     if fast:
         y = y.to(dtype)
         if bias is not None:
